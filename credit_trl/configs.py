@@ -1,0 +1,191 @@
+"""Configurations of the trace trainers: TRL's `GRPOConfig` plus the fields of the trace family."""
+
+from dataclasses import dataclass, field
+from typing import Self
+
+from trl import GRPOConfig
+
+from .traces import KERNELS
+
+
+@dataclass
+class TraceConfig(GRPOConfig):
+    """The fields that every trace trainer reads; `STraceConfig` and `GRPOLambdaConfig` are two sets of defaults.
+
+    The defaults here are a plain trace in the ratio. All other fields are TRL's and behave as `docs/options.md` says.
+    Options under which a trace has no meaning raise a `ValueError` that names the option, here and again when the
+    trainer is built.
+    """
+
+    trace_kernel: str = field(
+        default="recent",
+        metadata={
+            "help": "How much token k weighs at token t: 'recent' (decay ** distance), 'both' (the newest and the "
+            "earliest tokens), 'uniform' (all tokens of the sequence alike) or 'identity' (only t itself: GRPO). "
+            "'recent' and 'both' are GRPO-lambda's weightings (arXiv 2510.00194)."
+        },
+    )
+    trace_lambda: float = field(
+        default=0.99,
+        metadata={
+            "help": "lambda of the trace, in [0, 1]; the decay per loss token is trace_gamma * trace_lambda. 0 is "
+            "GRPO under the 'recent' kernel. 0.99 is GRPO-lambda's value (arXiv 2510.00194)."
+        },
+    )
+    trace_gamma: float = field(
+        default=1.0,
+        metadata={"help": "Discount of the trace, in [0, 1]. 1.0 is GRPO-lambda's value (arXiv 2510.00194)."},
+    )
+    trace_normalize: bool = field(
+        default=False,
+        metadata={
+            "help": "Divide the trace by the sum of its weights, so that the traced ratio is a weighted geometric "
+            "mean of the tokens' ratios. With the 'uniform' kernel this is GSPO (arXiv 2507.18071)."
+        },
+    )
+    trust_region: str = field(
+        default="trace",
+        metadata={
+            "help": "'trace': the loss clips the traced ratio, as PPO clips a token's. 'token': every token's own "
+            "factor is clipped (epsilon, epsilon_high) on the side that its advantage pushes, before the trace."
+        },
+    )
+    trace_entropy_fraction: float = field(
+        default=1.0,
+        metadata={
+            "help": "Fraction, in (0, 1], of the loss tokens of a forward pass (over all processes), by entropy, "
+            "whose factors enter a trace. 1.0 is all of them (P-trace)."
+        },
+    )
+    trace_target: str = field(
+        default="ratio",
+        metadata={
+            "help": "'ratio': traces in the importance ratio (GRPO-lambda's eps-trace). 'advantage': the ratio stays "
+            "TRL's and a token's advantage is multiplied by its trace weight (eps-weight)."
+        },
+    )
+    negative_advantage_floor: float | None = field(
+        default=None,
+        metadata={
+            "help": "Raise negative advantages to at least this value, at most 0 (GRPO-lambda: -0.1). None: off."
+        },
+    )
+
+    @classmethod
+    def from_grpo_config(cls, args: GRPOConfig) -> Self:
+        """`args` with this class's defaults for the trace fields.
+
+        The finished state is copied: building anew would run TRL's `__post_init__` a second time on fields that it
+        has derived already (it refuses `generation_batch_size` together with `steps_per_generation`).
+        """
+        if not isinstance(args, GRPOConfig):
+            raise TypeError(f"args must be a GRPOConfig or a {cls.__name__}, got {type(args).__name__}")
+        config = object.__new__(cls)
+        defaults = {name: spec.default for name, spec in cls.__dataclass_fields__.items() if name in TRACE_FIELDS}
+        config.__dict__.update(defaults | vars(args))
+        return config
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_trace_options()
+
+    def check_trace_options(self) -> None:
+        """Raise `ValueError` for a value out of range and for TRL options under which the trace has no meaning."""
+        _check_choice("trace_kernel", self.trace_kernel, KERNELS)
+        _check_choice("trust_region", self.trust_region, ("trace", "token"))
+        _check_choice("trace_target", self.trace_target, ("ratio", "advantage"))
+        for name in ("trace_lambda", "trace_gamma"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        if not 0 < self.trace_entropy_fraction <= 1:
+            raise ValueError(f"trace_entropy_fraction must be in (0, 1], got {self.trace_entropy_fraction}")
+        if self.negative_advantage_floor is not None and not self.negative_advantage_floor <= 0:
+            raise ValueError(
+                f"negative_advantage_floor must be at most 0, or None to switch it off, got "
+                f"{self.negative_advantage_floor}"
+            )
+        if self.importance_sampling_level != "token":
+            raise ValueError(
+                f"importance_sampling_level={self.importance_sampling_level!r} averages the ratio over the sequence a "
+                "second time, after the trace. Leave it at 'token'; a sequence-level ratio (GSPO) is "
+                "trace_kernel='uniform' with trace_normalize=True and trust_region='trace'."
+            )
+        if self.trace_target == "ratio" and self.loss_type == "vespo":
+            raise ValueError(
+                "loss_type='vespo' multiplies the ratios of all tokens itself, so traced ratios would count every "
+                "token many times. Use trace_target='advantage', or another loss_type."
+            )
+        if self.trace_target == "advantage" and self.trace_normalize:
+            raise ValueError(
+                "trace_normalize=True is defined for the ratio only. With trace_target='advantage' set "
+                "trace_normalize=False."
+            )
+        if self.trace_target == "advantage" and self.trust_region == "token":
+            raise ValueError(
+                "trust_region='token' clips the factors of a traced ratio, and trace_target='advantage' traces none. "
+                "Set trust_region='trace': the loss then clips every token's ratio as in TRL."
+            )
+        if self.trust_region == "token" and self.loss_type == "cispo":
+            raise ValueError(
+                "loss_type='cispo' reads epsilon_high as a bound on the weight itself and has no lower bound, so "
+                "trust_region='token' is not defined for it. Set trust_region='trace', or another loss_type."
+            )
+        if self.trust_region == "token" and not 0 <= self.epsilon < 1:
+            raise ValueError(f"epsilon must be in [0, 1) for trust_region='token', got {self.epsilon}")
+        if self.trust_region == "token" and self.epsilon_high is not None and not self.epsilon_high >= 0:
+            raise ValueError(f"epsilon_high must be at least 0 for trust_region='token', got {self.epsilon_high}")
+
+
+TRACE_FIELDS = tuple(TraceConfig.__annotations__)
+
+
+@dataclass
+class STraceConfig(TraceConfig):
+    """S-trace (arXiv 2605.05965): normalised recent trace of the high-entropy tokens, each in its own trust region.
+
+    `trace_entropy_fraction=1.0` is P-trace. `docs/methods.md` says what of this is the paper's and what our reading.
+    """
+
+    trace_normalize: bool = field(
+        default=True,
+        metadata={
+            "help": "Divide the trace by the sum of its weights. True is our reading of S-trace (arXiv 2605.05965): "
+            "GSPO, which is length-normalised, is its case of uniform credit."
+        },
+    )
+    trust_region: str = field(
+        default="token",
+        metadata={
+            "help": "'token' is our reading of the 'partial trust region preservation' of P-trace (arXiv 2605.05965): "
+            "every token's own factor is clipped on the side that its advantage pushes, so a token beyond its bound "
+            "stops contributing while the others still learn. 'trace': the loss clips the traced ratio."
+        },
+    )
+    trace_entropy_fraction: float = field(
+        default=0.2,
+        metadata={
+            "help": "Fraction, in (0, 1], of the loss tokens of a forward pass (over all processes), by entropy, "
+            "whose factors enter a trace. S-trace masks low-entropy tokens (arXiv 2605.05965); 0.2 is the fraction of "
+            "high-entropy tokens that carry learning in 'Beyond the 80/20 Rule' (arXiv 2506.01939). 1.0 is P-trace."
+        },
+    )
+
+
+@dataclass
+class GRPOLambdaConfig(TraceConfig):
+    """GRPO-lambda (arXiv 2510.00194): unnormalised traces, eps-trace in the ratio or eps-weight on the advantage."""
+
+    negative_advantage_floor: float | None = field(
+        default=-0.1,
+        metadata={
+            "help": "Raise negative advantages to at least this value, at most 0. -0.1 is GRPO-lambda's (arXiv "
+            "2510.00194), against accumulated log-probabilities under a negative advantage. None: off; an independent "
+            "reproduction found that the floor together with scale_rewards='group' kept hard problems from being "
+            "learned."
+        },
+    )
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

@@ -1,0 +1,54 @@
+"""What the trace trainers log about their traces: sums that add up over processes, and the figures made of them."""
+
+import torch
+
+
+def trace_totals(
+    mask: torch.Tensor,
+    *,
+    eligible: torch.Tensor,
+    weights: torch.Tensor,
+    z: torch.Tensor | None = None,
+    clipped: torch.Tensor | None = None,
+    non_finite: torch.Tensor | None = None,
+) -> dict[str, torch.Tensor]:
+    """Sums over the loss tokens, on the tensors' device and without waiting for it.
+
+    Args:
+        mask: (B, T), nonzero for loss tokens.
+        eligible: (B, T), tokens whose factor enters a trace.
+        weights: (B, T), column sums of the kernel (`trace_weights`).
+        z: (B, T), traced log ratios, where the ratio is traced.
+        clipped: (B, T), tokens whose own factor was clipped, where tokens have a trust region of their own.
+        non_finite: (B, T), tokens whose log ratio is not finite, where the ratio is traced.
+    """
+    mask = mask.float()
+    values = {"tokens": torch.ones_like(mask), "eligible": eligible, "weights": weights * eligible}
+    if z is not None:
+        # Moments of ratio - 1: around 1 the squares of the ratios themselves would cancel to nothing in float32.
+        excess = torch.expm1(z.detach())
+        values |= {"excess": excess, "excess_squared": excess.square()}
+    if clipped is not None:
+        values["clipped"] = clipped
+    if non_finite is not None:
+        values["non_finite"] = non_finite
+    return {name: (value * mask).sum() for name, value in values.items()}
+
+
+def trace_metrics(totals: dict[str, float]) -> dict[str, float]:
+    """The logged figures: means over the loss tokens of one forward pass on all processes."""
+    tokens = max(totals["tokens"], 1.0)
+    metrics = {
+        "trace/eligible_fraction": totals["eligible"] / tokens,
+        # The kernel's weights summed over its columns or its rows are the same total.
+        "trace/effective_length": totals["weights"] / tokens,
+    }
+    if "excess" in totals:
+        mean = totals["excess"] / tokens
+        metrics["trace/ratio_mean"] = 1 + mean
+        metrics["trace/ratio_std"] = max(totals["excess_squared"] / tokens - mean**2, 0.0) ** 0.5
+    if "clipped" in totals:
+        metrics["trace/token_clip_fraction"] = totals["clipped"] / tokens
+    if "non_finite" in totals:
+        metrics["trace/non_finite_count"] = totals["non_finite"]
+    return metrics

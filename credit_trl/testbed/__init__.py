@@ -1,0 +1,14 @@
+"""A first run that needs nothing: a tiny base model, its arithmetic, and the truth of every step.
+
+from credit_trl.testbed import BASE_MODEL, answer_reward, make_dataset
+
+trainer = STraceTrainer(str(BASE_MODEL), answer_reward, args=args, train_dataset=make_dataset(2000))
+"""
+
+from pathlib import Path
+
+from .arithmetic import Problem, answer_reward, first_error, make_dataset, step_truths
+
+BASE_MODEL = Path(__file__).parent / "base_model"  # `python -m credit_trl.testbed.pretrain` makes it anew
+
+__all__ = ["BASE_MODEL", "Problem", "answer_reward", "first_error", "make_dataset", "step_truths"]

@@ -1,0 +1,190 @@
+"""Trainers that put eligibility traces into TRL's GRPO loss, through one seam and without copying the loss.
+
+`GRPOTrainer._compute_loss` asks `_get_per_token_logps_and_entropies` for the policy's log-probabilities first and reads
+`old_per_token_logps` and `advantages` from its inputs afterwards. In between, the trainers here hand it other ones:
+
+- `trace_target="ratio"`: `old = logp - z`. TRL's own `logp - old` is then the traced log ratio z, with its gradient;
+- `trace_target="advantage"`: per-token advantages A * W, which TRL takes as they are.
+
+Everything after that (loss types, clipping, KL, entropy bonus, vLLM correction, metrics) is TRL's.
+"""
+
+import textwrap
+
+import torch
+from accelerate.logging import get_logger
+from transformers import PreTrainedModel
+from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import get_config_model_id
+
+from .configs import GRPOLambdaConfig, STraceConfig, TraceConfig
+from .metrics import trace_metrics, trace_totals
+from .traces import eligibility_trace, token_trust_region, trace_weights
+
+logger = get_logger(__name__)
+
+
+class TraceTrainer(GRPOTrainer):
+    """The family that `STraceTrainer` and `GRPOLambdaTrainer` are two sets of defaults of.
+
+    Args:
+        args: a `TraceConfig`, or TRL's plain `GRPOConfig`, which gets `config_class`'s defaults for the trace fields.
+
+    All other arguments are those of `trl.GRPOTrainer`. Raises `ValueError` for options under which a trace has no
+    meaning; `docs/options.md` lists them.
+    """
+
+    config_class: type[TraceConfig]
+    args: TraceConfig
+    model: PreTrainedModel
+
+    def __init__(self, model, reward_funcs=None, args: GRPOConfig | None = None, *positional, **keywords):
+        if args is None:
+            model_name = model if isinstance(model, str) else get_config_model_id(model.config)
+            args = self.config_class(f"{model_name.split('/')[-1]}-{self._name}")
+        elif not isinstance(args, TraceConfig):
+            args = self.config_class.from_grpo_config(args)
+        args.check_trace_options()  # fields may have been set since the config was made
+        super().__init__(model, reward_funcs, args, *positional, **keywords)
+        self._loss_inputs: dict | None = None  # the inputs of the loss being computed
+        self._pending_totals: dict[str, list] = {"train": [], "eval": []}
+        self._announce(args)
+
+    @staticmethod
+    def _announce(args: TraceConfig) -> None:
+        """Say once what a user would otherwise have to find out from flat metrics."""
+        if args.trace_target == "advantage":
+            return
+        if args.loss_type == "cispo":
+            logger.warning(
+                "loss_type='cispo' stops the gradient through the ratio: the trace shapes the weight of each token "
+                "and assigns no credit by itself. Use trace_target='advantage' for credit under this loss."
+            )
+        generate_every = args.steps_per_generation * args.num_iterations  # type: ignore[operator]  # GRPOConfig sets it
+        if args.gradient_accumulation_steps % generate_every == 0:
+            logger.warning(
+                "Every importance ratio will be 1, since each batch of completions is used for one optimizer step "
+                "(num_iterations=1, generation aligned with the step): the traces act through the gradient alone, and "
+                "no clip ever fires. Raise num_iterations or steps_per_generation to train off policy."
+            )
+
+    def _compute_loss(self, model, inputs):
+        self._loss_inputs = dict(inputs)  # TRL buffers `inputs` and uses them again in the next iteration
+        try:
+            return super()._compute_loss(model, self._loss_inputs)
+        finally:
+            self._loss_inputs = None
+
+    def _get_per_token_logps_and_entropies(self, *args, **kwargs):
+        logps, entropies, aux_loss = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        if self._loss_inputs is not None:
+            self._assign_credit(logps, entropies, self._loss_inputs)
+        return logps, entropies, aux_loss
+
+    def _assign_credit(self, logps, entropies, inputs) -> None:
+        """Replace what the loss is about to read from `inputs` by its traced counterpart."""
+        args = self.args
+        mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)
+        decay = args.trace_gamma * args.trace_lambda
+        if args.negative_advantage_floor is not None:
+            inputs["advantages"] = inputs["advantages"].clamp(min=args.negative_advantage_floor)
+        advantages = inputs["advantages"]
+        eligible = mask.bool()
+        if args.trace_entropy_fraction < 1:
+            # A token without a finite entropy would make the quantile NaN and leave nothing eligible in any row.
+            known = mask * torch.isfinite(entropies)
+            eligible = self.get_high_entropy_mask(entropies.detach(), known, 1 - args.trace_entropy_fraction)
+        weights = trace_weights(mask, decay=decay, kernel=args.trace_kernel)
+
+        if args.trace_target == "advantage":
+            if advantages.dim() == 1:
+                advantages = advantages.unsqueeze(1)
+            inputs["advantages"] = advantages * weights * eligible
+            self._keep_totals(trace_totals(mask, eligible=eligible, weights=weights))
+            return
+
+        old_logps = inputs.get("old_per_token_logps")
+        if old_logps is None:
+            old_logps = logps.detach()
+        log_ratio = (logps - old_logps).float()
+        finite = torch.isfinite(log_ratio)
+        factors, clipped = log_ratio, None
+        if args.trust_region == "token":
+            factors = token_trust_region(
+                log_ratio, advantages, epsilon_low=self.epsilon_low, epsilon_high=self.epsilon_high
+            )
+            clipped = (factors != log_ratio) & finite
+        z = eligibility_trace(
+            factors,
+            mask,
+            decay=decay,
+            kernel=args.trace_kernel,
+            eligible=eligible & finite,
+            normalize=args.trace_normalize,
+        )
+        # The off-policy mask falls back on the old log-probabilities, where the sampler reported none: the real ones.
+        inputs.setdefault("sampling_per_token_logps", old_logps)
+        # Where the policy's own log-probability is not finite, `logp - z` would be NaN: the token keeps TRL's ratio.
+        inputs["old_per_token_logps"] = torch.where(torch.isfinite(logps), logps - z, old_logps)
+        self._keep_totals(
+            trace_totals(mask, eligible=eligible & finite, weights=weights, z=z, clipped=clipped, non_finite=~finite)
+        )
+
+    def _keep_totals(self, totals: dict[str, torch.Tensor]) -> None:
+        """Add up over processes and leave the sums on the device until the next log, so that no step waits for them."""
+        reduced = self.accelerator.reduce(torch.stack(list(totals.values())), reduction="sum")
+        mode = "train" if self.model.training else "eval"
+        self._pending_totals[mode].append((tuple(totals), reduced))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        mode = "train" if self.model.training else "eval"
+        for names, values in self._pending_totals[mode]:
+            for name, value in trace_metrics(dict(zip(names, values.tolist(), strict=True))).items():
+                self._metrics[mode][name].append(value)
+        self._pending_totals[mode].clear()
+        super().log(logs, start_time)
+
+
+class STraceTrainer(TraceTrainer):
+    """S-trace (arXiv 2605.05965), and P-trace with `trace_entropy_fraction=1.0`.
+
+    Every token's importance ratio becomes the decaying geometric mean of the ratios of the high-entropy tokens up to
+    it, each kept in its own trust region. Defaults: `STraceConfig`.
+    """
+
+    config_class = STraceConfig
+    _tag_names = ["trl", "s-trace"]
+    _name = "S-trace"
+    _paper = {
+        "title": "Beyond Uniform Credit Assignment: Selective Eligibility Traces for RLVR",
+        "id": "2605.05965",
+        "citation": textwrap.dedent("""\
+            @article{mou2026selective,
+                title        = {{Beyond Uniform Credit Assignment: Selective Eligibility Traces for RLVR}},
+                author       = {Chaoli Mou and Zhan Zhuang and Xinning Chen and Yu Zhang},
+                year         = 2026,
+                eprint       = {arXiv:2605.05965},
+            }"""),
+    }
+
+
+class GRPOLambdaTrainer(TraceTrainer):
+    """GRPO-lambda (arXiv 2510.00194): `recent` or `both` traces, in the ratio (eps-trace) or on the advantage
+    (eps-weight), with negative advantages floored at -0.1. Defaults: `GRPOLambdaConfig`.
+    """
+
+    config_class = GRPOLambdaConfig
+    _tag_names = ["trl", "grpo-lambda"]
+    _name = "GRPO-lambda"
+    _paper = {
+        "title": "GRPO-λ: Credit Assignment improves LLM Reasoning",
+        "id": "2510.00194",
+        "citation": textwrap.dedent("""\
+            @article{parthasarathi2025grpolambda,
+                title        = {{GRPO-$\\lambda$: Credit Assignment improves LLM Reasoning}},
+                author       = {Prasanna Parthasarathi and Mathieu Reymond and Boxing Chen and Yufei Cui and
+                                Sarath Chandar},
+                year         = 2025,
+                eprint       = {arXiv:2510.00194},
+            }"""),
+    }

@@ -1,0 +1,118 @@
+"""The testbed's arithmetic and the truth that it knows of every step."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from credit_trl.testbed import Problem, answer_reward, first_error, make_dataset, step_truths
+from credit_trl.testbed.arithmetic import MODULUS, apply_operation
+from credit_trl.testbed.pretrain import EOS, build_tokenizer, sample_batch, sample_solution, shaky_facts
+
+# 5 + 12 = 17 = 0; 0 * 3 = 0; 0 - 8 = -8 = 9 (modulo 17)
+PROBLEM = Problem(5, (("+", 12), ("*", 3), ("-", 8)))
+SOLUTION = "5+12=0\n\n0*3=0\n\n0-8=9\n\n#9"
+
+
+def test_a_problem_and_its_solution_by_hand():
+    assert PROBLEM.prompt == "5+12*3-8:"
+    assert PROBLEM.answer == 9
+    assert PROBLEM.solution() == SOLUTION
+    assert Problem.parse("5+12*3-8:") == PROBLEM
+
+
+@given(st.integers(0, 2**32), st.integers(1, 16))
+def test_exact_solutions_are_right_in_every_step_and_parse_back(seed, num_steps):
+    problem = Problem.sample(random.Random(seed), num_steps)
+    assert Problem.parse(problem.prompt) == problem
+    assert step_truths(problem, problem.solution()) == [True] * (num_steps + 1)
+    assert first_error(problem, problem.solution()) is None
+    assert answer_reward([problem.solution()], [problem.answer]) == [1.0]
+
+
+@given(st.integers(0, 2**32), st.integers(1, 16), st.data())
+def test_one_wrong_step_makes_the_answer_wrong_and_is_found(seed, num_steps, data):
+    """Every operation is a bijection, so an error that is carried on exactly cannot vanish."""
+    problem = Problem.sample(random.Random(seed), num_steps)
+    wrong = data.draw(st.integers(0, num_steps - 1))
+    value, results = problem.start, []
+    for index, (operator, operand) in enumerate(problem.operations):
+        value = apply_operation(value, operator, operand)
+        if index == wrong:
+            value = (value + data.draw(st.integers(1, MODULUS - 1))) % MODULUS
+        results.append(value)
+    completion = problem.solution(results)
+    assert answer_reward([completion], [problem.answer]) == [0.0]
+    assert first_error(problem, completion) == wrong + 1
+    assert step_truths(problem, completion) == [index != wrong for index in range(num_steps + 1)]
+
+
+@pytest.mark.parametrize(
+    ("completion", "truths", "error"),
+    [
+        ("5+12=1\n\n1*3=3\n\n3-8=12\n\n#12", [False, True, True, True], 1),  # a slip in a fact
+        ("5+12=0\n\n0*4=0\n\n0-8=9\n\n#9", [True, False, True, True], 2),  # not the problem's operation
+        ("5+12=0\n\n1*3=3\n\n3-8=12\n\n#12", [True, False, True, True], 2),  # does not take up the result
+        ("5+12=0\n\n0*3=0\n\n0-8=9\n\n#8", [True, True, True, False], 4),  # does not repeat it
+        ("5+12=0\n\n0*3=0", [True, True], 3),  # cut off: the missing step is the first wrong one
+        ("5+12=0\n\n0*3=0\n\n0-8=9", [True, True, True], 4),  # no answer line
+        ("nonsense", [False], 1),
+        ("", [False], 1),
+        (SOLUTION + "\n\n#9", [True, True, True, True, False], 5),  # goes on after the answer
+    ],
+)
+def test_step_truths_by_hand(completion, truths, error):
+    assert step_truths(PROBLEM, completion) == truths
+    assert first_error(PROBLEM, completion) == error
+
+
+def test_the_reward_wants_the_answer_line_itself():
+    completions = [SOLUTION, "#9", "9", "0-8=9", SOLUTION + " ", "#19"]
+    assert answer_reward(completions, [9] * 6) == [1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
+
+
+def test_the_tokenizer_gives_back_every_text():
+    tokenizer = build_tokenizer()
+    text = PROBLEM.prompt + SOLUTION
+    ids = tokenizer(text + EOS)["input_ids"]
+    assert len(ids) == 8 + 3 * 6 + 2 + 1  # prompt; steps with their delimiter; answer; end
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text
+
+
+def test_labels_cover_the_completion_and_only_it():
+    tokenizer = build_tokenizer()
+    input_ids, labels = sample_batch(tokenizer, {}, random.Random(0))
+    for row, row_labels in zip(input_ids, labels, strict=True):
+        prompt, _, completion = tokenizer.decode(row).partition(":")
+        assert tokenizer.decode(row_labels[row_labels != -100]) == completion
+        assert Problem.parse(prompt + ":").solution() + EOS == completion
+
+
+def test_shaky_facts_slip_as_often_as_they_are_said_to():
+    shaky = shaky_facts(seed=0)
+    assert len(shaky) / 850 == pytest.approx(0.3, abs=0.05)
+    assert all(wrong != apply_operation(*fact) for fact, wrong in shaky.items())
+    (fact, wrong), rng = next(iter(shaky.items())), random.Random(0)
+    problem = Problem(fact[0], (fact[1:],))
+    slips = sum(sample_solution(problem, shaky, rng).endswith(f"#{wrong}") for _ in range(2000))
+    assert slips / 2000 == pytest.approx(0.55, abs=0.04)
+
+
+def test_data_sets_are_reproducible_and_keep_their_lengths():
+    first, again, other = make_dataset(50, seed=1), make_dataset(50, seed=1), make_dataset(50, seed=2)
+    assert first["prompt"] == again["prompt"] != other["prompt"]
+    lengths = {len(Problem.parse(prompt).operations) for prompt in first["prompt"]}
+    assert lengths == {4, 5, 6}
+    assert [Problem.parse(prompt).answer for prompt in first["prompt"]] == list(first["answer"])
+
+
+@pytest.mark.parametrize(("min_steps", "max_steps"), [(0, 3), (5, 4), (1, 17)])
+def test_step_counts_outside_the_base_models_are_refused(min_steps, max_steps):
+    with pytest.raises(ValueError, match="need 1 <= min_steps <= max_steps <= 16"):
+        make_dataset(1, min_steps=min_steps, max_steps=max_steps)
+
+
+def test_a_text_that_is_no_problem_is_refused():
+    with pytest.raises(ValueError, match="not a testbed problem: '5:'"):
+        Problem.parse("5:")

@@ -1,0 +1,351 @@
+"""The trace trainers against TRL's own trainers in the limits where they must agree, and beyond them."""
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from conftest import digit_reward
+from trl import GRPOConfig, GRPOTrainer
+from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
+
+from credit_trl import GRPOLambdaConfig, GRPOLambdaTrainer, STraceConfig, STraceTrainer, TraceConfig
+from credit_trl.traces import trace_weights
+
+TIMES = ("time", "runtime", "per_second", "flos")
+
+
+def same_log(actual, expected, *, but=()):
+    """Every figure that TRL logs is equal to the bit; ours come on top."""
+    assert len(actual) == len(expected)
+    for ours, theirs in zip(actual, expected, strict=True):
+        for name, value in theirs.items():
+            if name not in but and not any(word in name for word in TIMES):
+                assert ours[name] == value, name
+        assert all(name.startswith("trace/") for name in ours.keys() - theirs.keys())
+
+
+def same_weights(actual, expected):
+    for name, value in expected.items():
+        assert torch.equal(actual[name], value), name
+
+
+def largest_difference(actual, expected):
+    return max((actual[name] - value).abs().max().item() for name, value in expected.items())
+
+
+@pytest.mark.parametrize("loss_type", ["dapo", "grpo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo"])
+def test_lambda_zero_is_grpo_to_the_bit(run, loss_type):
+    _, expected, expected_log = run(GRPOTrainer, loss_type=loss_type)
+    _, actual, actual_log = run(
+        GRPOLambdaTrainer, GRPOLambdaConfig, loss_type=loss_type, trace_lambda=0.0, negative_advantage_floor=None
+    )
+    same_weights(actual, expected)
+    same_log(actual_log, expected_log)
+    # The comparison is worth something only if the ratios left 1 and training moved.
+    assert max(entry.get("trace/ratio_std", 0.0) for entry in actual_log) > 1e-3
+    # With the traces on, the same run goes elsewhere.
+    _, traced, _ = run(
+        GRPOLambdaTrainer, GRPOLambdaConfig, loss_type=loss_type, trace_lambda=0.9, negative_advantage_floor=None
+    )
+    assert largest_difference(traced, expected) > 1e-4
+
+
+@pytest.mark.parametrize("loss_type", ["dapo", "grpo", "dr_grpo", "bnpo", "cispo", "vespo"])
+def test_lambda_zero_on_the_advantage_is_grpo_to_the_bit(run, loss_type):
+    _, expected, expected_log = run(GRPOTrainer, loss_type=loss_type)
+    _, actual, actual_log = run(
+        GRPOLambdaTrainer,
+        GRPOLambdaConfig,
+        loss_type=loss_type,
+        trace_target="advantage",
+        trace_lambda=0.0,
+        negative_advantage_floor=None,
+    )
+    same_weights(actual, expected)
+    # With advantages per token TRL averages VESPO's weight over tokens rather than over sequences.
+    same_log(actual_log, expected_log, but=("vespo/phi_seq_mean",))
+
+
+def test_peft_acts_as_in_trl(run):
+    from peft import LoraConfig
+
+    def lora():
+        return dict(trainer_options=dict(peft_config=LoraConfig(r=4, target_modules="all-linear")))
+
+    _, expected, expected_log = run(GRPOTrainer, beta=0.1, **lora())
+    _, actual, actual_log = run(
+        GRPOLambdaTrainer, GRPOLambdaConfig, beta=0.1, trace_lambda=0.0, negative_advantage_floor=None, **lora()
+    )
+    assert any("lora_B" in name and value.abs().sum() > 0 for name, value in actual.items())
+    same_weights(actual, expected)
+    same_log(actual_log, expected_log)
+
+
+def test_the_off_policy_mask_sees_the_policys_drift_and_not_the_trace(run, monkeypatch):
+    """With an old log-probability of `logp - z`, TRL would take the trace for the distance from the old policy."""
+    seen = []
+    original = GRPOTrainer.get_off_policy_mask
+
+    def spy(advantages, per_token_logps, sampling_per_token_logps, mask, off_policy_threshold):
+        seen.append(((sampling_per_token_logps - per_token_logps.detach()) * mask).abs().max().item())
+        return original(advantages, per_token_logps, sampling_per_token_logps, mask, off_policy_threshold)
+
+    monkeypatch.setattr(GRPOTrainer, "get_off_policy_mask", staticmethod(spy))
+    options = dict(off_policy_mask_threshold=100.0, max_steps=2, num_iterations=2)  # keeps every sequence
+    run(GRPOTrainer, **options)
+    expected, seen[:] = seen[1], []
+    run(GRPOLambdaTrainer, GRPOLambdaConfig, trace_lambda=1.0, **options)
+    # Step 1 is on policy in both, so the policies at step 2 are those of one update; the floor and the trace make the
+    # updates differ, but a drift of single tokens stays far below the sum over a dozen of them.
+    assert 0 < seen[1] < 4 * expected
+
+
+def test_uniform_normalised_is_gspo(run):
+    _, expected, expected_log = run(GRPOTrainer, importance_sampling_level="sequence", loss_type="grpo")
+    _, actual, actual_log = run(
+        GRPOLambdaTrainer,
+        GRPOLambdaConfig,
+        loss_type="grpo",
+        trace_kernel="uniform",
+        trace_normalize=True,
+        negative_advantage_floor=None,
+    )
+    _, grpo, _ = run(GRPOTrainer, loss_type="grpo")
+    assert largest_difference(actual, expected) < 1e-4 < largest_difference(grpo, expected)
+    for ours, theirs in zip(actual_log, expected_log, strict=True):
+        if "loss" in theirs:
+            assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+
+
+def test_uniform_with_the_token_trust_region_is_gmpo(run):
+    """TRL's GMPO clips log ratios to [-epsilon, epsilon_high]; ours clips ratios to [1 - epsilon, 1 + epsilon_high]."""
+    bound = 0.1
+    _, expected, _ = run(GMPOTrainer, GMPOConfig, epsilon=bound, epsilon_high=bound)
+    options = dict(loss_type="grpo", epsilon=1 - math.exp(-bound), epsilon_high=math.exp(bound) - 1)
+    _, actual, log = run(
+        STraceTrainer, STraceConfig, trace_kernel="uniform", trace_entropy_fraction=1.0, beta=0.0, **options
+    )
+    assert max(entry.get("trace/token_clip_fraction", 0.0) for entry in log) > 0.01
+    assert largest_difference(actual, expected) < 1e-4
+    _, gspo, _ = run(GRPOTrainer, importance_sampling_level="sequence", **options)
+    assert largest_difference(gspo, expected) > 1e-4
+
+
+def test_normalised_and_token_keep_the_ratio_inside_so_that_the_outer_clip_is_inert(run):
+    """Up to rounding: a trace of clipped factors alone sits on the bound itself, and its gradient is zero already."""
+    excess, own_excess = [], []
+
+    class Spy(STraceTrainer):
+        def _assign_credit(self, logps, entropies, inputs):
+            old = inputs.get("old_per_token_logps", logps.detach())
+            super()._assign_credit(logps, entropies, inputs)
+            up = (inputs["advantages"].unsqueeze(1) > 0) & inputs["completion_mask"].bool()
+            excess.append((logps - inputs["old_per_token_logps"]).exp()[up].max().item() - 1.05)
+            own_excess.append((logps - old).exp()[up].max().item() - 1.05)
+
+    run(Spy, STraceConfig, epsilon=0.05, learning_rate=2e-2)
+    assert max(own_excess) > 0.5  # without the trust region of the tokens the bound is left by far
+    assert max(excess) < 1e-5
+
+
+@pytest.mark.parametrize("kernel", ["recent", "both", "uniform"])
+@pytest.mark.parametrize("loss_type", ["dapo", "grpo", "dr_grpo"])
+def test_on_policy_eps_trace_and_eps_weight_make_the_same_update(run, kernel, loss_type):
+    options = dict(num_iterations=1, max_steps=1, optim="sgd", learning_rate=0.5, trace_kernel=kernel)
+    options |= dict(loss_type=loss_type, trace_lambda=0.9)
+    _, ratio, _ = run(GRPOLambdaTrainer, GRPOLambdaConfig, trace_target="ratio", **options)
+    _, advantage, _ = run(GRPOLambdaTrainer, GRPOLambdaConfig, trace_target="advantage", **options)
+    _, grpo, _ = run(GRPOTrainer, **{name: options[name] for name in options if not name.startswith("trace_")})
+    assert largest_difference(ratio, advantage) < 1e-5 < largest_difference(ratio, grpo)
+
+
+def test_s_trace_of_all_tokens_is_p_trace_and_of_a_fifth_is_not(run):
+    _, all_tokens, log = run(STraceTrainer, STraceConfig, trace_entropy_fraction=1.0)
+    _, p_trace, _ = run(
+        GRPOLambdaTrainer,
+        TraceConfig,
+        trace_normalize=True,
+        trust_region="token",
+        trace_kernel="recent",
+        trace_lambda=0.99,
+    )
+    same_weights(all_tokens, p_trace)
+    assert all(entry["trace/eligible_fraction"] == 1.0 for entry in log if "trace/eligible_fraction" in entry)
+    _, fifth, log = run(STraceTrainer, STraceConfig)
+    assert largest_difference(fifth, p_trace) > 1e-4
+    fractions = [entry["trace/eligible_fraction"] for entry in log if "trace/eligible_fraction" in entry]
+    assert all(0.15 < fraction < 0.3 for fraction in fractions)
+
+
+def test_the_floor_raises_negative_advantages_only(run):
+    seen = []
+
+    class Spy(GRPOLambdaTrainer):
+        def _assign_credit(self, logps, entropies, inputs):
+            before = inputs["advantages"].clone()
+            super()._assign_credit(logps, entropies, inputs)
+            seen.append((before, inputs["advantages"]))
+
+    run(Spy, GRPOLambdaConfig, num_iterations=2, max_steps=2)
+    for before, after in seen:
+        assert torch.equal(after, torch.where(before < -0.1, torch.tensor(-0.1), before))
+    # The buffered completions keep TRL's advantages: the second iteration starts from the same ones.
+    assert torch.equal(seen[0][0], seen[1][0]) and seen[0][0].min() < -0.1
+
+
+def test_metrics_are_what_they_say(run):
+    """Recomputed by hand from the tensors that one loss saw."""
+    seen = []
+
+    class Spy(STraceTrainer):
+        def _assign_credit(self, logps, entropies, inputs):
+            old = inputs.get("old_per_token_logps", logps.detach())
+            super()._assign_credit(logps, entropies, inputs)
+            z = (logps - inputs["old_per_token_logps"]).detach()
+            seen.append(((logps - old).detach(), z, inputs["completion_mask"].bool(), inputs["advantages"]))
+
+    _, _, log = run(Spy, STraceConfig, epsilon=0.05, trace_entropy_fraction=1.0, trace_lambda=0.8)
+    log_ratio, z, mask, advantages = seen[-1]
+    last = [entry for entry in log if "trace/ratio_mean" in entry][-1]
+    ratios = z.exp()[mask]
+    assert last["trace/ratio_mean"] == pytest.approx(ratios.mean().item(), abs=1e-5)
+    assert last["trace/ratio_std"] == pytest.approx(ratios.std(correction=0).item(), abs=1e-5)
+    up, down = advantages.unsqueeze(1) > 0, advantages.unsqueeze(1) < 0
+    clipped = (up & (log_ratio > math.log(1.05))) | (down & (log_ratio < math.log(0.95)))
+    assert last["trace/token_clip_fraction"] == pytest.approx(clipped[mask].float().mean().item(), abs=1e-6)
+    assert last["trace/effective_length"] == pytest.approx(
+        trace_weights(mask, decay=0.8, kernel="recent")[mask].mean().item(), abs=1e-4
+    )
+    assert last["trace/non_finite_count"] == 0
+
+
+def test_tool_results_are_outside_the_trace(run):
+    """Tokens under `tool_mask` 0 neither carry nor decay a trace, whatever their log-probabilities are."""
+
+    class WithTools(GRPOLambdaTrainer):
+        tool_logp_shift = 0.0
+
+        def _generate_and_score_completions(self, inputs):
+            output = super()._generate_and_score_completions(inputs)
+            output["tool_mask"] = torch.ones_like(output["completion_mask"])
+            output["tool_mask"][:, 3:6] = 0
+            return output
+
+        def _assign_credit(self, logps, entropies, inputs):
+            shift = torch.zeros_like(logps)
+            shift[:, 3:6] = self.tool_logp_shift
+            super()._assign_credit(logps + shift, entropies, inputs)
+            if self.tool_logp_shift:  # what TRL reads outside the mask it multiplies by zero
+                inputs["old_per_token_logps"] = inputs["old_per_token_logps"] - shift
+
+    class Shifted(WithTools):
+        tool_logp_shift = 3.0
+
+    _, plain, _ = run(WithTools, GRPOLambdaConfig)
+    _, shifted, _ = run(Shifted, GRPOLambdaConfig)
+    assert largest_difference(shifted, plain) < 1e-6
+
+
+def test_a_non_finite_old_log_probability_touches_only_its_own_token(run):
+    class Broken(STraceTrainer):
+        def _generate_and_score_completions(self, inputs):
+            output = super()._generate_and_score_completions(inputs)
+            output["old_per_token_logps"][0, 0] = float("nan")
+            output["old_per_token_logps"][1, 0] = -float("inf")
+            return output
+
+    _, weights, log = run(Broken, STraceConfig, trace_entropy_fraction=1.0)
+    assert all(torch.isfinite(value).all() for value in weights.values())
+    counts = [entry["trace/non_finite_count"] for entry in log if "trace/non_finite_count" in entry]
+    assert counts == [2.0] * 6
+
+
+def test_a_non_finite_entropy_leaves_the_other_tokens_eligible(run):
+    class Broken(STraceTrainer):
+        def _assign_credit(self, logps, entropies, inputs):
+            entropies = entropies.clone()
+            entropies[0] = float("nan")
+            super()._assign_credit(logps, entropies, inputs)
+
+    _, _, log = run(Broken, STraceConfig, trace_entropy_fraction=0.5)
+    fractions = [entry["trace/eligible_fraction"] for entry in log if "trace/eligible_fraction" in entry]
+    assert all(0.35 < fraction < 0.5 for fraction in fractions)  # half of the tokens of 7 of the 8 rows
+
+
+def test_minus_infinity_of_the_policy_itself_gives_trls_own_ratio(run):
+    """exp(-inf) = 0 is a ratio that TRL can use; `logp - z` would have made it NaN."""
+    trainer, _, _ = run(STraceTrainer, STraceConfig, max_steps=1)
+    logps = torch.tensor([[-1.0, -float("inf"), -2.0]])
+    inputs = {
+        "completion_mask": torch.ones(1, 3, dtype=torch.long),
+        "advantages": torch.tensor([1.0]),
+        "old_per_token_logps": torch.tensor([[-1.1, -3.0, -2.0]]),
+    }
+    trainer.args.trace_entropy_fraction = 1.0
+    trainer._assign_credit(logps, torch.ones(1, 3), inputs)
+    ratio = (logps - inputs["old_per_token_logps"]).exp()
+    assert ratio[0, 1] == 0 and torch.isfinite(ratio).all()
+    # The third token's trace holds the first (0.1, one token back on the clock of three) and itself (0).
+    assert ratio[0, 2].log().item() == pytest.approx(0.1 * 0.99**2 / (0.99**2 + 1), abs=1e-5)
+
+
+def test_a_plain_grpo_config_gets_the_papers_defaults(run):
+    trainer, plain, _ = run(STraceTrainer, GRPOConfig)
+    assert isinstance(trainer.args, STraceConfig)
+    assert (trainer.args.trust_region, trainer.args.trace_normalize) == ("token", True)
+    assert trainer.args.trace_entropy_fraction == 0.2
+    _, explicit, _ = run(STraceTrainer, STraceConfig)
+    same_weights(plain, explicit)
+    trainer, _, _ = run(GRPOLambdaTrainer, GRPOConfig, max_steps=1)
+    assert (trainer.args.negative_advantage_floor, trainer.args.trust_region) == (-0.1, "trace")
+
+
+def test_without_args_the_defaults_are_the_methods_and_the_folder_is_named_after_it(tiny_model, prompts):
+    @dataclass
+    class CpuConfig(STraceConfig):  # TRL's defaults want a GPU
+        use_cpu: bool = True
+        bf16: bool = False
+
+    class OnCpu(STraceTrainer):
+        config_class = CpuConfig
+
+    trainer = OnCpu(tiny_model, digit_reward, train_dataset=prompts)
+    assert trainer.args.output_dir == "tiny-S-trace"
+    assert trainer.args.trace_entropy_fraction == 0.2
+
+
+def test_args_of_another_kind_are_refused(tiny_model, prompts, tmp_path):
+    from transformers import TrainingArguments
+
+    with pytest.raises(TypeError, match="args must be a GRPOConfig or a STraceConfig, got TrainingArguments"):
+        STraceTrainer(tiny_model, [], args=TrainingArguments(str(tmp_path)), train_dataset=prompts)
+
+
+@pytest.mark.parametrize(("num_iterations", "said"), [(1, 1), (2, 0)])
+def test_ratios_of_one_are_announced_once(run, caplog, num_iterations, said):
+    run(STraceTrainer, STraceConfig, num_iterations=num_iterations, max_steps=2)
+    assert caplog.text.count("Every importance ratio will be 1") == said
+
+
+def test_on_policy_every_ratio_is_one_and_the_traces_still_train(run):
+    _, traced, log = run(GRPOLambdaTrainer, GRPOLambdaConfig, num_iterations=1)
+    steps = [entry for entry in log if "trace/ratio_mean" in entry]
+    assert all(entry["trace/ratio_mean"] == 1.0 and entry["trace/ratio_std"] == 0.0 for entry in steps)
+    _, grpo, _ = run(GRPOTrainer, num_iterations=1)
+    assert largest_difference(traced, grpo) > 1e-4
+
+
+def test_evaluation_logs_its_own_traces(run, prompts):
+    trainer, _, log = run(
+        STraceTrainer,
+        STraceConfig,
+        trainer_options=dict(eval_dataset=prompts),
+        max_steps=1,
+        eval_strategy="steps",
+        eval_steps=1,
+        per_device_eval_batch_size=4,
+    )
+    evaluations = [entry for entry in log if "eval_loss" in entry]
+    assert evaluations[0]["eval_trace/ratio_mean"] == pytest.approx(1.0)
+    assert trainer._pending_totals == {"train": [], "eval": []}
