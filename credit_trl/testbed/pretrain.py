@@ -92,7 +92,6 @@ def sample_batch(tokenizer, shaky, rng: random.Random) -> tuple[torch.Tensor, to
 def pretrain(output: Path, *, num_steps: int = 3000, learning_rate: float = 2e-3, seed: int = 0) -> float:
     """Train the base model, write it with its tokenizer to `output` in bfloat16 and return the last mean loss."""
     torch.manual_seed(seed)
-    torch.set_flush_denormal(True)  # vanishing gradients of what is learned perfectly slow a CPU down twentyfold
     rng, shaky = random.Random(seed), shaky_facts(seed)
     tokenizer = build_tokenizer()
     model = build_model(tokenizer)

@@ -1,0 +1,38 @@
+# The two commands of the README, the one gate, and what is too slow for it. Every target makes the environment first.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+MODEL := models/SmolLM2-135M-Instruct
+
+.PHONY: train test check format test-slow train-real
+
+train: $(VENV)/.installed  ## S-trace on the testbed: pass rate before and after, learning curve, saved model
+	$(BIN)/python train.py
+
+test: $(VENV)/.installed  ## the fast tests
+	$(BIN)/python -m pytest -n auto
+
+check: $(VENV)/.installed  ## the one gate: format, lint, types, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(MAKE) test
+
+format: $(VENV)/.installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test-slow: $(VENV)/.installed  ## what takes minutes or a download, on the real model
+	$(BIN)/python -m pytest -m slow
+
+train-real: $(VENV)/.installed $(MODEL)  ## LoRA on a pretrained model and word problems, on a CPU
+	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml train.py --config recipes/real_cpu.yaml --method grpo_lambda
+	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml train.py --config recipes/real_cpu.yaml --method s_trace
+
+$(MODEL): | $(VENV)/.installed
+	$(BIN)/python scripts/fetch_smollm2.py --output $@
+
+$(VENV)/.installed: setup.cfg constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
