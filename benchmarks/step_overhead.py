@@ -3,8 +3,9 @@
     python benchmarks/step_overhead.py --output benchmarks/results/step_overhead_cpu.json
 
 The learning rate is 0, so every trainer samples the same completions from the same seeds and does the same work but for
-its traces. The trainers take turns, a short run each, in an order that rotates; the ratio of the median generation cycles
-(generation, reward and two optimizer steps) is taken within a turn, and its median over turns is reported with its range.
+its traces. The trainers take turns, a short run each, in an order that rotates; the ratio of the median generation
+cycles (generation, reward and two optimizer steps) is taken within a turn, and its median over turns is reported with
+its range.
 """
 
 import argparse

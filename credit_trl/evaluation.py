@@ -1,0 +1,110 @@
+"""How often a model solves the problems of a data set, by a reward function."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl.data_utils import apply_chat_template, is_conversational
+
+from .rewards import RewardFunction
+
+
+def pass_rate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    reward_func: RewardFunction,
+    *,
+    num_samples: int = 4,
+    max_completion_length: int = 256,
+    temperature: float = 1.0,
+    batch_size: int = 128,
+    seed: int = 0,
+    accelerator: Accelerator | None = None,
+    show_progress: bool = False,
+) -> float:
+    """The share, in [0, 1], of sampled completions whose reward is 1.
+
+    Args:
+        model: the policy, not wrapped for distributed training.
+        tokenizer: with left padding.
+        dataset: problems, with a column `prompt` and the columns that `reward_func` reads.
+        reward_func: in TRL's signature. Completions for which it returns `None` do not count.
+        num_samples: completions sampled a problem.
+        max_completion_length: in tokens; longer completions are cut there.
+        temperature: of the sampling, from the whole distribution.
+        batch_size: completions sampled at a time.
+        seed: of the sampling. The global random state is left as it was.
+        accelerator: shares the problems out over its processes; every process gets the rate over all of them.
+        show_progress: whether to show a progress bar.
+
+    Raises `ValueError` if there is no completion that counts.
+    """
+    if accelerator is not None and accelerator.num_processes > 1:
+        dataset = dataset.shard(accelerator.num_processes, accelerator.process_index)
+    rows = [row for row in dataset for _ in range(num_samples)]
+    rewards: list[float] = []
+    with _sampling(model, seed):
+        starts = range(0, len(rows), batch_size)
+        for start in tqdm(starts, desc="pass rate", disable=not show_progress, leave=False):
+            batch = rows[start : start + batch_size]
+            completions = _complete(model, tokenizer, batch, max_completion_length, temperature)
+            columns = {name: [row[name] for row in batch] for name in dataset.column_names if name != "prompt"}
+            outcome = reward_func(prompts=[row["prompt"] for row in batch], completions=completions, **columns)
+            rewards += [reward for reward in outcome if reward is not None]
+
+    counts = torch.tensor([sum(reward >= 1 for reward in rewards), len(rewards)], device=model.device)
+    if accelerator is not None:
+        counts = accelerator.reduce(counts, reduction="sum")
+    passed, total = counts.tolist()
+    if total == 0:
+        raise ValueError("no completion counts: the data set is empty, or the reward function returned None for all")
+    return passed / total
+
+
+@contextmanager
+def _sampling(model: PreTrainedModel, seed: int) -> Iterator[None]:
+    """Inference mode with a random state of its own, so that an evaluation changes nothing about the training."""
+    training = model.training
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), torch.no_grad():
+        torch.manual_seed(seed)
+        model.eval()
+        try:
+            yield
+        finally:
+            model.train(training)
+
+
+def _complete(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[dict[str, Any]],
+    max_completion_length: int,
+    temperature: float,
+) -> list[str] | list[list[dict[str, str]]]:
+    """One sampled completion a row, as TRL hands them to reward functions."""
+    conversational = is_conversational(rows[0])
+    if conversational:
+        texts = [apply_chat_template({"prompt": row["prompt"]}, tokenizer)["prompt"] for row in rows]
+    else:
+        texts = [row["prompt"] for row in rows]
+    # A chat template writes the special tokens itself.
+    inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not conversational)
+    inputs = {name: inputs[name].to(model.device) for name in ("input_ids", "attention_mask")}
+    output = model.generate(  # type: ignore[operator]  # causal models inherit it, PreTrainedModel does not
+        **inputs,
+        do_sample=True,
+        temperature=temperature,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=max_completion_length,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    answers = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return [[{"role": "assistant", "content": answer}] for answer in answers] if conversational else answers

@@ -1,0 +1,164 @@
+"""Verifiable rewards in TRL's reward-function signature, for conversational and for plain-string completions.
+
+A final answer is written as `\\boxed{...}`, which is what the prompts of `credit_trl.data` ask for. `extract_answer` is
+more lenient, as small models often end on a number and never box it.
+"""
+
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from trl import rewards as trl_rewards
+
+from .data import score_task
+from .testbed.arithmetic import answer_reward
+
+RewardFunction = Callable[..., Sequence[float | None]]
+
+_ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?")
+_AFTER_ANSWER = re.compile(r"[\s.$*\])]*")  # closes a sentence, a formula or bold type
+
+# What TRL passes to every reward function beside the columns of the data set.
+_FROM_TRAINER = {
+    "prompts", "completions", "completion_ids", "environments", "trainer_state", "log_extra", "log_metric",
+}  # fmt: skip
+
+
+def completion_text(completion: str | list[dict[str, str]]) -> str:
+    """The text of a completion: the string itself, or the content of its last message."""
+    return completion if isinstance(completion, str) else completion[-1]["content"]
+
+
+def boxed_spans(text: str) -> list[tuple[int, int]]:
+    """Start and end of the content of every complete `\\boxed{...}` of `text`; braces inside may nest."""
+    spans = []
+    for match in re.finditer(r"\\boxed\{", text):
+        depth = 1
+        for position in range(match.end(), len(text)):
+            depth += {"{": 1, "}": -1}.get(text[position], 0)
+            if depth == 0:
+                spans.append((match.end(), position))
+                break
+    return spans
+
+
+def extract_answer(text: str) -> str:
+    """The final answer that `text` states, by the first of these rules that applies:
+
+    1. the content of the last `<answer>...</answer>`;
+    2. the content of the last `\\boxed{...}`;
+    3. the last number: "12 + 7 - 4 = 21 - 4 = 17." gives "17";
+    4. the last line that is not empty.
+    """
+    tagged = _ANSWER_TAG.findall(text)
+    if tagged:
+        return tagged[-1].strip()
+    spans = boxed_spans(text)
+    if spans:
+        return text[slice(*spans[-1])].strip()
+    numbers = _NUMBER.findall(text)
+    if numbers:
+        return numbers[-1]
+    return text.strip().rpartition("\n")[2].strip()
+
+
+def accuracy_reward(
+    completions: Sequence[str | list[dict[str, str]]],
+    solution: Sequence[str] | None = None,
+    answer: Sequence[str] | None = None,
+    **kwargs: Any,
+) -> list[float | None]:
+    """1.0 where math-verify finds the completion equal to `solution` (or `answer`), 0.0 where not.
+
+    The check is `trl.rewards.accuracy_reward`, whose rules hold: the completion's answer must be LaTeX, best in
+    `\\boxed{...}`, and the reward is `None` where the solution cannot be parsed. Raises `ValueError` when the data set
+    has neither column.
+    """
+    expected = answer if solution is None else solution
+    if expected is None:
+        raise ValueError("accuracy_reward needs a column `solution` or `answer`; name yours with answer_column")
+    messages = [[{"role": "assistant", "content": completion_text(completion)}] for completion in completions]
+    return trl_rewards.accuracy_reward(messages, [str(text) for text in expected], log_extra=kwargs.get("log_extra"))
+
+
+def format_reward(completions: Sequence[str | list[dict[str, str]]], **kwargs: Any) -> list[float]:
+    """1.0 where the completion has exactly one `\\boxed{...}`, not empty, and ends with it; else 0.0.
+
+    Only what closes a sentence, a formula or bold type may follow the box.
+    """
+    rewards = []
+    for text in map(completion_text, completions):
+        spans = boxed_spans(text)
+        good = (
+            len(spans) == text.count("\\boxed") == 1
+            and text[slice(*spans[0])].strip() != ""
+            and _AFTER_ANSWER.fullmatch(text, spans[0][1] + 1) is not None
+        )
+        rewards.append(float(good))
+    return rewards
+
+
+def task_reward(completions: Sequence[str | list[dict[str, str]]], task: Sequence[str], **kwargs: Any) -> list[float]:
+    """The reasoning-gym task's own score of the completion's final answer (`extract_answer`), in [0, 1].
+
+    `task` is the column that `load_data("reasoning-gym/...")` writes. Many tasks give a little for a wrong answer of
+    the right kind, such as 0.01 for any number.
+    """
+    return [
+        score_task(spec, extract_answer(completion_text(completion)))
+        for completion, spec in zip(completions, task, strict=True)
+    ]
+
+
+REWARDS: dict[str, RewardFunction] = {
+    "accuracy": accuracy_reward,
+    "format": format_reward,
+    "task": task_reward,
+    "testbed": answer_reward,
+}
+
+
+def load_reward(name: str) -> RewardFunction:
+    """The reward function called `name`: "accuracy", "format", "task", "testbed" or a dotted path `module.function`.
+
+    Raises `ValueError` when it is none of these, or when the path leads to no function.
+    """
+    if name in REWARDS:
+        return REWARDS[name]
+    module_name, _, function_name = name.rpartition(".")
+    if not module_name:
+        raise ValueError(
+            f"unknown reward function {name!r}: use one of {', '.join(REWARDS)}, or the dotted path of your own, "
+            "such as my_package.my_module.my_reward"
+        )
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ValueError(
+            f"cannot load the reward function {name!r}: {error}. A dotted path must be importable from where you start "
+            "Python"
+        ) from error
+    if not callable(function):
+        raise ValueError(f"the reward function {name!r} is a {type(function).__name__}, which cannot be called")
+    return function
+
+
+def check_columns(reward_funcs: Sequence[RewardFunction], columns: Collection[str]) -> None:
+    """Raise `ValueError` if a reward function needs a column that the data set does not have."""
+    for function in reward_funcs:
+        name, available = getattr(function, "__name__", str(function)), f"the data set has {', '.join(columns)}"
+        if function is accuracy_reward:
+            if not {"solution", "answer"} & set(columns):
+                raise ValueError(
+                    f"{name} needs a column `solution` or `answer`, and {available}. Say which column holds the "
+                    "answer with answer_column"
+                )
+            continue
+        for parameter in inspect.signature(function).parameters.values():
+            variadic = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+            required = parameter.default is parameter.empty and not variadic
+            if required and parameter.name not in {*_FROM_TRAINER, *columns}:
+                raise ValueError(f"{name} needs a column `{parameter.name}`, and {available}")

@@ -1,0 +1,63 @@
+"""The pass rate: what it counts, and that measuring it changes nothing."""
+
+import pytest
+import torch
+from datasets import Dataset
+
+from credit_trl.evaluation import pass_rate
+from credit_trl.testbed.pretrain import build_model, build_tokenizer
+
+
+@pytest.fixture(scope="module")
+def model_and_tokenizer():
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    return build_model(tokenizer), tokenizer
+
+
+def measure(model_and_tokenizer, reward, values, **options):
+    data = Dataset.from_dict({"prompt": [f"{value}+1:" for value in values], "value": values})
+    return pass_rate(*model_and_tokenizer, data, reward, max_completion_length=3, **options)
+
+
+def test_counts_the_completions_with_full_reward(model_and_tokenizer):
+    seen = []
+
+    def reward(prompts, completions, value, **kwargs):
+        seen.extend(zip(prompts, value, strict=True))
+        return [{0: 1.0, 1: 0.99, 2: 0.0, 3: None, 4: 1.0}[number] for number in value]
+
+    # 0 and 4 pass, 1 and 2 do not, 3 does not count: 2 of 4. Batches of 4 cut through a problem's 3 samples.
+    assert measure(model_and_tokenizer, reward, [0, 1, 2, 3, 4], num_samples=3, batch_size=4) == 0.5
+    assert sorted(seen) == sorted([(f"{value}+1:", value) for value in range(5)] * 3)
+
+
+def test_samples_differ_and_follow_the_seed(model_and_tokenizer):
+    completions = []
+
+    def reward(completions_=None, **kwargs):
+        completions.append(kwargs["completions"])
+        return [0.0] * len(kwargs["completions"])
+
+    for seed in (0, 0, 1):
+        measure(model_and_tokenizer, reward, [5], num_samples=16, seed=seed)
+    assert completions[0] == completions[1] != completions[2]
+    assert len(set(completions[0])) > 1
+    assert not any(text.startswith("5+1:") for text in completions[0])  # the completion, without its prompt
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_leaves_the_mode_and_the_random_state_alone(model_and_tokenizer, training):
+    model, _ = model_and_tokenizer
+    model.train(training)
+    state = torch.get_rng_state()
+    modes = []
+    measure(model_and_tokenizer, lambda completions, **kwargs: modes.append(model.training) or [1.0] * 4, [1])
+    assert modes == [False]
+    assert model.training is training
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_nothing_to_count_is_an_error(model_and_tokenizer):
+    with pytest.raises(ValueError, match="no completion counts"):
+        measure(model_and_tokenizer, lambda completions, **kwargs: [None] * len(completions), [1, 2])

@@ -1,0 +1,257 @@
+"""train.py as a user meets it: two steps of every method on the testbed, the recipes, and the usual mistakes."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from credit_trl import GRPOLambdaConfig, STraceConfig
+from credit_trl.data import TEST_SEED_OFFSET
+from credit_trl.testbed import BASE_MODEL, make_dataset
+
+ROOT = Path(__file__).parent.parent
+TRAIN = ROOT / "train.py"
+METHODS = ("grpo", "gspo", "grpo_lambda", "p_trace", "s_trace")
+QUICK = (
+    "--max_steps", "2", "--per_device_train_batch_size", "32", "--steps_per_generation", "1",
+    "--dataset_size", "64", "--eval_size", "16", "--eval_samples", "2",
+)  # fmt: skip
+
+
+def load_script():
+    spec = importlib.util.spec_from_file_location("train", TRAIN)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+train = load_script()
+
+
+def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, str(TRAIN), *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def finished_run(request, tmp_path_factory):
+    """A method's name, the folder with what its run left, and what it printed."""
+    folder = tmp_path_factory.mktemp(request.param)
+    result = run("--method", request.param, *QUICK, folder=folder)
+    assert result.returncode == 0, result.stderr
+    return request.param, folder / "runs" / f"{request.param}-testbed", result.stdout
+
+
+def test_run_reports_pass_rates(finished_run):
+    _, _, printed = finished_run
+    rates = re.findall(r"pass rate (before|after) training: ([\d.]+) \(16 held-out problems x 2 completions\)", printed)
+    assert [when for when, _ in rates] == ["before", "after"]
+    for _, rate in rates:
+        # 32 completions: the rate is a count of them.
+        assert 0 <= float(rate) <= 1
+        assert abs(float(rate) * 32 - round(float(rate) * 32)) < 0.02
+
+
+def test_run_draws_its_learning_curve(finished_run):
+    _, output, _ = finished_run
+    picture = imread(output / "learning_curve.png")
+    assert picture.shape[0] > 400
+    assert picture.shape[1] > 700
+    red, blue = picture[..., 0], picture[..., 2]
+    assert (blue - red > 0.3).sum() > 20  # the curve itself, in blue
+    assert np.all(picture[0, :, :3] == 1)  # nothing is cut off at the top
+
+
+def test_run_saves_a_model_that_learned_something(finished_run):
+    _, output, _ = finished_run
+    base, trained = (AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32) for path in (BASE_MODEL, output))
+    changes = [(new - old).abs().max() for old, new in zip(base.parameters(), trained.parameters(), strict=True)]
+    # Adam moves a weight by at most about the learning rate a step: 2 steps of 5e-5.
+    assert 1e-6 < max(changes) < 3e-4
+    tokenizer = AutoTokenizer.from_pretrained(output)
+    assert tokenizer.decode(tokenizer("5+12*3:")["input_ids"]) == "5+12*3:"
+
+
+def test_run_logs_what_its_method_does(finished_run):
+    method, output, _ = finished_run
+    history = json.loads((output / "trainer_state.json").read_text())["log_history"]
+    steps = [entry for entry in history if "loss" in entry]
+    assert [entry["step"] for entry in steps] == [1, 2]
+    assert 0 <= steps[0]["reward"] <= 1
+    fractions = [entry.get("trace/eligible_fraction") for entry in steps]
+    ratio_spread = [entry.get("trace/ratio_std") for entry in steps]
+    if method in ("grpo", "gspo"):
+        assert fractions == [None, None]
+        return
+    assert ratio_spread[0] == 0  # the first use of a batch is on policy ...
+    assert ratio_spread[1] > 0  # ... and the second is not
+    if method == "s_trace":
+        assert all(0.1 < fraction < 0.3 for fraction in fractions)
+    else:
+        assert fractions == [1.0, 1.0]
+
+
+def test_run_was_configured_for_its_method(finished_run):
+    method, output, _ = finished_run
+    args = torch.load(output / "training_args.bin", weights_only=False)
+    assert args.num_generations == 8
+    assert args.importance_sampling_level == ("sequence" if method == "gspo" else "token")
+    assert isinstance(args, GRPOLambdaConfig) == (method == "grpo_lambda")
+    assert isinstance(args, STraceConfig) == (method in ("p_trace", "s_trace"))
+
+
+def test_held_out_problems_are_not_trained_on():
+    settings = train.read_settings(str(ROOT / "recipes" / "testbed.yaml"))
+    trained = make_dataset(settings["dataset_size"], **settings["dataset_kwargs"])["prompt"][:]
+    held_out = make_dataset(settings["eval_size"], **settings["dataset_kwargs"], seed=TEST_SEED_OFFSET)["prompt"][:]
+    assert not set(trained) & set(held_out)
+
+
+def parse(*arguments: str):
+    return train.parse([*arguments, "--bf16", "false", "--use_cpu", "true"])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_recipes_hold_the_papers_values(method):
+    run_args, model_args, args = parse("--config", str(ROOT / "recipes" / f"{method}.yaml"))
+    assert run_args.method == method
+    assert model_args.model_name_or_path == "Qwen/Qwen3-1.7B"
+    assert args.output_dir == f"runs/{method}-Qwen3-1.7B"
+    assert args.learning_rate == 1e-6
+    expected = {
+        "grpo": {"beta": 0.04, "loss_type": "grpo"},
+        "gspo": {"importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4},
+        "grpo_lambda": {"trace_lambda": 0.99, "trace_gamma": 1.0, "negative_advantage_floor": -0.1},
+        "p_trace": {"trace_entropy_fraction": 1.0, "trust_region": "token", "trace_normalize": True},
+        "s_trace": {"trace_entropy_fraction": 0.2, "trust_region": "token", "trace_normalize": True},
+    }[method]
+    assert {name: getattr(args, name) for name in expected} == expected
+    # A batch of completions makes this many optimizer steps.
+    assert args.steps_per_generation // args.gradient_accumulation_steps == (1 if method == "grpo" else 4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("recipe", ["testbed", "real_cpu"])
+def test_shared_recipes_go_with_every_method(recipe, method):
+    run_args, model_args, args = parse("--config", str(ROOT / "recipes" / f"{recipe}.yaml"), "--method", method)
+    assert run_args.method == method
+    assert args.output_dir.startswith(f"runs/{method}-")
+    assert run_args.reward_funcs == (["testbed"] if recipe == "testbed" else ["task"])
+    assert model_args.use_peft == (recipe == "real_cpu")
+
+
+def test_nothing_chosen_is_s_trace_on_the_testbed():
+    run_args, model_args, args = parse()
+    assert (run_args.method, run_args.dataset_name) == ("s_trace", "testbed")
+    assert model_args.model_name_or_path == str(BASE_MODEL)
+    assert type(args) is STraceConfig
+    assert args.output_dir == "runs/s_trace-testbed"
+
+
+def test_the_command_line_overrides_the_file_which_overrides_the_method(tmp_path):
+    recipe = tmp_path / "my.yaml"
+    recipe.write_text("method: p_trace\ndataset_name: testbed\nlearning_rate: 3e-6\ntrace_entropy_fraction: 0.6\n")
+    run_args, _, args = parse("--config", str(recipe), "--learning_rate", "4e-6")
+    assert (run_args.method, args.learning_rate, args.trace_entropy_fraction) == ("p_trace", 4e-6, 0.6)
+    run_args, _, args = parse(f"--config={recipe}", "--method=s_trace")
+    assert (run_args.method, args.learning_rate, args.trace_entropy_fraction) == ("s_trace", 3e-6, 0.6)
+    _, _, args = parse("--method", "gspo", "--dataset_name", "testbed")
+    assert (args.importance_sampling_level, args.loss_type) == ("sequence", "grpo")
+    _, _, args = parse("--method", "gspo", "--dataset_name", "testbed", "--loss_type", "dapo")
+    assert (args.importance_sampling_level, args.loss_type) == ("sequence", "dapo")
+
+
+def test_options_of_a_task_come_as_json_or_as_a_mapping(tmp_path):
+    run_args, _, _ = parse("--dataset_name", "testbed", "--dataset_kwargs", '{"max_steps": 5}')
+    assert run_args.dataset_kwargs == {"max_steps": 5}
+    run_args, _, _ = parse()
+    assert run_args.dataset_kwargs == {"min_steps": 4, "max_steps": 6}
+
+
+def test_help_shows_the_methods_own_options_and_their_defaults(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        train.parse(["--method", "p_trace", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert stopped.value.code == 0
+    assert shown.startswith("usage: python train.py [--method METHOD] [--config FILE.yaml]")
+    assert "S-trace on the testbed" in shown
+    assert re.search(r"--trace_entropy_fraction .*? \(default: 1\.0\)", shown)  # P-trace's, not S-trace's 0.2
+    with pytest.raises(SystemExit):
+        train.parse(["--method", "grpo", "--help"])
+    assert "--trace_entropy_fraction" not in capsys.readouterr().out
+
+
+CPU = ["--bf16", "false", "--use_cpu", "true"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "nowhere.yaml"], "No such file or directory: 'nowhere.yaml'"),
+        (["--config", "{list}"], "must hold a mapping of option: value, and holds a list"),
+        (["--config", "{broken}"], "is no valid YAML"),
+        (["--config", "{sarsa}"], "method must be one of grpo, gspo, grpo_lambda, p_trace, s_trace, got 'sarsa'"),
+        (["--config", "{typo}", *CPU], "no option 'trace_lamda' with --method s_trace; did you mean trace_lambda?"),
+        (["--trace_lamda", "1", *CPU], "no option 'trace_lamda' with --method s_trace; did you mean trace_lambda?"),
+        (
+            ["--method", "grpo", "--trace_lambda", "1", *CPU],
+            "no option 'trace_lambda' with --method grpo; it belongs to grpo_lambda, p_trace, s_trace",
+        ),
+        (["--trace_kernel", "newest", *CPU], "trace_kernel must be one of"),
+        (["--num_generations", "7", *CPU], "must be divisible by num_generations (7)"),
+        (["--model_name_or_path", "./nowhere", "--dataset_name", "testbed", *CPU], "no model folder ./nowhere"),
+        (["--model_name_or_path", "./nowhere", *CPU], "dataset_name is missing"),
+        (["--dataset_name", "reasoning-gym/chain_sum", *CPU], "model_name_or_path is missing"),
+        (["--dataset_kwargs", "{{", *CPU], "dataset_kwargs is no JSON object"),
+        (["--dataset_name", "nowhere.jsonl", "--model_name_or_path", "{model}", *CPU], "no file nowhere.jsonl"),
+        (
+            ["--dataset_name", "{rows}", "--model_name_or_path", "{model}", *CPU],
+            "has no column 'prompt'. It has question",
+        ),
+        (
+            ["--dataset_name", "{rows}", "--prompt_column", "question", "--model_name_or_path", "{model}", *CPU],
+            "accuracy_reward needs a column `solution` or `answer`, and the data set has prompt",
+        ),
+        (["--reward_funcs", "acuracy", *CPU], "unknown reward function 'acuracy': use one of accuracy"),
+    ],
+)
+def test_mistakes_get_one_clear_line(arguments, message, tmp_path, monkeypatch):
+    files = {
+        "list": ("list.yaml", "- grpo\n"),
+        "broken": ("broken.yaml", "method: [grpo\nlearning_rate: 1"),
+        "sarsa": ("sarsa.yaml", "method: sarsa\n"),
+        "typo": ("typo.yaml", "dataset_name: testbed\ntrace_lamda: 0.9\n"),
+        "rows": ("rows.jsonl", '{"question": "1 + 1?"}\n'),
+    }
+    for name, text in files.values():
+        (tmp_path / name).write_text(text)
+    paths = {key: tmp_path / name for key, (name, _) in files.items()}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py", *(text.format(model=BASE_MODEL, **paths) for text in arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        train.main()
+    assert isinstance(stopped.value.code, str)  # printed to stderr, and the exit status is 1
+    assert stopped.value.code.startswith("train.py: error: ")
+    assert "\n" not in stopped.value.code
+    assert message in stopped.value.code
+
+
+def test_a_mistake_ends_the_process_without_a_traceback(tmp_path):
+    result = run("--method", "sarsa", folder=tmp_path)
+    assert result.returncode == 2
+    assert "argument --method: invalid choice: 'sarsa'" in result.stderr
+    result = run("--config", "nowhere.yaml", folder=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith("train.py: error: ")
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,294 @@
+"""Train a language model with finer credit: `python train.py --help`."""
+
+import argparse
+import difflib
+import json
+import sys
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from datasets import Dataset
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, ProgressCallback
+from trl import GRPOConfig, GRPOTrainer, ModelConfig, TrlParser, get_peft_config, get_quantization_config
+
+from credit_trl import GRPOLambdaConfig, GRPOLambdaTrainer, STraceConfig, STraceTrainer
+from credit_trl.data import BOXED_INSTRUCTION, REASONING_GYM, load_data
+from credit_trl.evaluation import pass_rate
+from credit_trl.rewards import REWARDS, check_columns, load_reward
+from credit_trl.testbed import BASE_MODEL
+from credit_trl.visualization import RewardProgress, learning_curve
+
+RECIPES = Path(__file__).parent / "recipes"
+USAGE = "python train.py [--method METHOD] [--config FILE.yaml] [--OPTION VALUE ...]"
+DESCRIPTION = """\
+Train a language model with reinforcement learning from verifiable rewards, and finer credit than GRPO's.
+
+  python train.py
+      S-trace on the testbed: a tiny model and its arithmetic, minutes on a CPU (recipes/testbed.yaml)
+  python train.py --method grpo
+      the same with plain GRPO, to compare
+  python train.py --config recipes/s_trace.yaml
+      the paper's settings on a GPU
+  accelerate launch --config_file accelerate_configs/cpu.yaml train.py --config recipes/real_cpu.yaml
+      a real pretrained model on word problems, on a CPU
+
+--config FILE.yaml holds any of the options below as `option: value`; the command line has the last word.
+The options of --method are TRL's GRPOConfig, and for the trace methods those at the end of the list.
+Results go to --output_dir: the model, learning_curve.png and trainer_state.json with everything that was logged."""
+
+
+class Method(NamedTuple):
+    trainer: type[GRPOTrainer]
+    config: type[GRPOConfig]
+    defaults: dict[str, Any]
+
+
+METHODS = {
+    "grpo": Method(GRPOTrainer, GRPOConfig, {}),
+    "gspo": Method(GRPOTrainer, GRPOConfig, {"importance_sampling_level": "sequence", "loss_type": "grpo"}),
+    "grpo_lambda": Method(GRPOLambdaTrainer, GRPOLambdaConfig, {}),
+    "p_trace": Method(STraceTrainer, STraceConfig, {"trace_entropy_fraction": 1.0}),
+    "s_trace": Method(STraceTrainer, STraceConfig, {}),
+}
+
+
+@dataclass
+class RunArguments:
+    """What to train with, on which problems, and what to report."""
+
+    method: str = field(default="s_trace", metadata={"help": "How credit is assigned.", "choices": list(METHODS)})
+    dataset_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "testbed, reasoning-gym/<task>, a local .jsonl, .json or .parquet file, or a data set of the hub."
+        },
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a data set of the hub."})
+    dataset_train_split: str = field(default="train", metadata={"help": "Split to train on; slices are allowed."})
+    dataset_test_split: str = field(
+        default="test", metadata={"help": "Held-out split, for --eval_pass_rate and --eval_strategy."}
+    )
+    dataset_size: int | None = field(
+        default=None, metadata={"help": "Problems to make (default 1000), or rows to keep of a stored data set (all)."}
+    )
+    dataset_seed: int = field(default=0, metadata={"help": "Seed of the problems made, or of the rows kept."})
+    dataset_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "Options of the task, as a mapping in YAML or as JSON, such as '{\"max_terms\": 3}'."},
+    )
+    prompt_column: str = field(default="prompt", metadata={"help": "Column of a stored data set with the problem."})
+    answer_column: str | None = field(
+        default=None, metadata={"help": "Column of a stored data set with the answer; it becomes `solution`."}
+    )
+    instruction: str = field(
+        default=BOXED_INSTRUCTION, metadata={"help": "Added to every problem that is text; '' adds nothing."}
+    )
+    reward_funcs: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": f"Reward functions: {', '.join(REWARDS)}, or dotted paths. Default: testbed for the testbed, task "
+            "for reasoning-gym, accuracy otherwise."
+        },
+    )
+    eval_pass_rate: bool = field(
+        default=False, metadata={"help": "Report the pass rate on held-out problems before and after training."}
+    )
+    eval_size: int = field(default=256, metadata={"help": "Held-out problems."})
+    eval_samples: int = field(default=4, metadata={"help": "Completions sampled for each held-out problem."})
+
+    def __post_init__(self):
+        if isinstance(self.dataset_kwargs, str):
+            try:
+                self.dataset_kwargs = json.loads(self.dataset_kwargs)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"dataset_kwargs is no JSON object: {self.dataset_kwargs!r} ({error})") from error
+        if self.dataset_name is None:
+            raise ValueError("dataset_name is missing: which problems to train on? --dataset_name testbed, for example")
+        if self.reward_funcs is None:
+            if self.dataset_name == "testbed":
+                self.reward_funcs = ["testbed"]
+            else:
+                self.reward_funcs = ["task" if self.dataset_name.startswith(REASONING_GYM) else "accuracy"]
+
+    def load(self, split: str, size: int | None, conversational: bool) -> Dataset:
+        """The split of the data set that these arguments describe."""
+        return load_data(
+            self.dataset_name,
+            split=split,
+            config=self.dataset_config,
+            size=size,
+            seed=self.dataset_seed,
+            prompt_column=self.prompt_column,
+            answer_column=self.answer_column,
+            instruction=self.instruction,
+            conversational=conversational,
+            dataset_kwargs=self.dataset_kwargs,
+        )
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows the defaults, and keeps the line breaks of the description."""
+
+
+def parse(argv: list[str]) -> tuple[RunArguments, ModelConfig, GRPOConfig]:
+    """The three sets of arguments. The method comes first, as it says which configuration the rest belongs to.
+
+    Raises `ValueError` for what the command line or the YAML file has wrong.
+    """
+    first = argparse.ArgumentParser(usage=USAGE, add_help=False, allow_abbrev=False)
+    first.add_argument("--config")
+    first.add_argument("--method", choices=METHODS)
+    known, rest = first.parse_known_args(argv)
+    if known.config is None and not any(word.startswith(("--dataset_name", "--model_name_or_path")) for word in rest):
+        known.config = str(RECIPES / "testbed.yaml")
+    settings = read_settings(known.config) if known.config is not None else {}
+    method = settings["method"] = known.method or settings.get("method", "s_trace")
+    if method not in METHODS:
+        raise ValueError(f"{known.config}: method must be one of {', '.join(METHODS)}, got {method!r}")
+
+    parser = TrlParser(argument_classes(method), usage=USAGE, description=DESCRIPTION, formatter_class=HelpFormatter)
+    parser.set_defaults_with_config(output_dir="runs/{method}-{model}", **METHODS[method].defaults)
+    unknown = parser.set_defaults_with_config(**settings)
+    run_args, model_args, training_args, unused = parser.parse_args_into_dataclasses(
+        rest, return_remaining_strings=True
+    )
+    refuse_unknown([*unknown, *unused], method)
+
+    model_name = Path(model_args.model_name_or_path or "testbed").name
+    output_dir = training_args.output_dir.replace("{method}", method).replace("{model}", model_name)
+    training_args.output_dir = output_dir
+    if model_args.model_name_or_path is None:
+        if run_args.dataset_name != "testbed":
+            raise ValueError("model_name_or_path is missing: a model of the hub or the folder of a local one")
+        model_args.model_name_or_path = str(BASE_MODEL)
+    training_args.model_init_kwargs = {
+        "revision": model_args.model_revision,
+        "attn_implementation": model_args.attn_implementation,
+        "dtype": model_args.dtype,
+        **(training_args.model_init_kwargs or {}),
+    }
+    return run_args, model_args, training_args
+
+
+def read_settings(path: str) -> dict[str, Any]:
+    """The mapping that the YAML file at `path` holds."""
+    try:
+        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no valid YAML: {error}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} must hold a mapping of option: value, and holds a {type(settings).__name__}")
+    return settings
+
+
+def refuse_unknown(words: list[str], method: str) -> None:
+    """Raise `ValueError` for what the parser of `method` left over, with the option that was perhaps meant."""
+    if not words:
+        return
+    option = words[0].removeprefix("--").partition("=")[0]
+    owners = [name for name in METHODS if option in option_names(name)]
+    close = difflib.get_close_matches(option, option_names(method), n=1)
+    if owners:
+        hint = f"it belongs to {', '.join(owners)}"
+    elif close:
+        hint = f"did you mean {close[0]}?"
+    else:
+        hint = f"see python train.py --method {method} --help"
+    raise ValueError(f"there is no option {option!r} with --method {method}; {hint}")
+
+
+def argument_classes(method: str) -> tuple[type, type, type]:
+    return RunArguments, ModelConfig, METHODS[method].config
+
+
+def option_names(method: str) -> list[str]:
+    return [spec.name for group in argument_classes(method) for spec in fields(group)]
+
+
+def load_tokenizer(model_args: ModelConfig, training_args: GRPOConfig) -> PreTrainedTokenizerBase:
+    """The model's tokenizer. Raises `ValueError` in one line where there is no such model."""
+    name = model_args.model_name_or_path
+    if name.startswith((".", "/", "~", "models/", "runs/")) and not Path(name).is_dir():
+        raise ValueError(f"there is no model folder {name}")
+    return AutoTokenizer.from_pretrained(
+        name,
+        revision=model_args.model_revision,
+        trust_remote_code=training_args.trust_remote_code,
+        padding_side="left",
+        truncation_side="left",
+    )
+
+
+def make_trainer(
+    run_args: RunArguments, model_args: ModelConfig, training_args: GRPOConfig, tokenizer: PreTrainedTokenizerBase
+) -> GRPOTrainer:
+    """The method's trainer with its data and rewards."""
+    conversational = tokenizer.chat_template is not None
+    rewards = [load_reward(name) for name in run_args.reward_funcs]
+    train_dataset = run_args.load(run_args.dataset_train_split, run_args.dataset_size, conversational)
+    check_columns(rewards, train_dataset.column_names)
+    eval_dataset = None
+    if run_args.eval_pass_rate or training_args.eval_strategy != "no":
+        eval_dataset = run_args.load(run_args.dataset_test_split, run_args.eval_size, conversational)
+    return METHODS[run_args.method].trainer(
+        model=model_args.model_name_or_path,
+        reward_funcs=rewards,
+        args=training_args,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        processing_class=tokenizer,
+        quantization_config=get_quantization_config(model_args),
+        peft_config=get_peft_config(model_args),
+    )
+
+
+def measure(trainer: GRPOTrainer, run_args: RunArguments, when: str) -> None:
+    """Print the pass rate by the first reward function on the held-out problems."""
+    rate = pass_rate(
+        trainer.accelerator.unwrap_model(trainer.model),
+        trainer.processing_class,
+        trainer.eval_dataset,
+        trainer.reward_funcs[0],
+        num_samples=run_args.eval_samples,
+        max_completion_length=trainer.args.max_completion_length,
+        temperature=trainer.args.temperature,
+        accelerator=trainer.accelerator,
+        show_progress=trainer.accelerator.is_main_process,
+    )
+    problems = f"{len(trainer.eval_dataset)} held-out problems x {run_args.eval_samples} completions"
+    trainer.accelerator.print(f"pass rate {when} training: {rate:.3f} ({problems})")
+
+
+def main() -> None:
+    try:
+        run_args, model_args, training_args = parse(sys.argv[1:])
+        tokenizer = load_tokenizer(model_args, training_args)
+        trainer = make_trainer(run_args, model_args, training_args, tokenizer)
+        if run_args.eval_pass_rate and (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
+            raise ValueError("eval_pass_rate needs the whole model on every process, and DeepSpeed and FSDP split it")
+    except (ValueError, OSError) as error:  # what the user can mend, in one line
+        raise SystemExit(f"train.py: error: {' '.join(str(error).split())}") from None
+
+    if not training_args.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(RewardProgress)
+    if run_args.eval_pass_rate:
+        measure(trainer, run_args, "before")
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    if run_args.eval_pass_rate:
+        measure(trainer, run_args, "after")
+
+    trainer.save_model()
+    trainer.save_state()
+    if trainer.accelerator.is_main_process:
+        curve = learning_curve(trainer.state.log_history, Path(training_args.output_dir) / "learning_curve.png")
+        print(f"model saved to {training_args.output_dir}, learning curve to {curve}")
+    if training_args.push_to_hub:
+        trainer.push_to_hub(dataset_name=run_args.dataset_name)
+    trainer.accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()
