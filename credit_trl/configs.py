@@ -67,7 +67,8 @@ class TraceConfig(GRPOConfig):
     negative_advantage_floor: float | None = field(
         default=None,
         metadata={
-            "help": "Raise negative advantages to at least this value, at most 0 (GRPO-lambda: -0.1). None: off."
+            "help": "Raise negative advantages to at least this value, at most 0 (GRPO-lambda: -0.1). None (null in "
+            "YAML): off."
         },
     )
 
@@ -75,14 +76,14 @@ class TraceConfig(GRPOConfig):
     def from_grpo_config(cls, args: GRPOConfig) -> Self:
         """`args` with this class's defaults for the trace fields.
 
-        The finished state is copied: building anew would run TRL's `__post_init__` a second time on fields that it
-        has derived already (it refuses `generation_batch_size` together with `steps_per_generation`).
+        The finished state is copied, and the trace fields fall back on the class's defaults: building anew would run
+        TRL's `__post_init__` a second time on fields that it has derived already (it refuses `generation_batch_size`
+        together with `steps_per_generation`).
         """
         if not isinstance(args, GRPOConfig):
             raise TypeError(f"args must be a GRPOConfig or a {cls.__name__}, got {type(args).__name__}")
         config = object.__new__(cls)
-        defaults = {name: spec.default for name, spec in cls.__dataclass_fields__.items() if name in TRACE_FIELDS}
-        config.__dict__.update(defaults | vars(args))
+        vars(config).update(vars(args))
         return config
 
     def __post_init__(self):

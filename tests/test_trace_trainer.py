@@ -84,21 +84,22 @@ def test_peft_acts_as_in_trl(run):
 
 def test_the_off_policy_mask_sees_the_policys_drift_and_not_the_trace(run, monkeypatch):
     """With an old log-probability of `logp - z`, TRL would take the trace for the distance from the old policy."""
-    seen = []
+    real, seen = [], []
     original = GRPOTrainer.get_off_policy_mask
 
-    def spy(advantages, per_token_logps, sampling_per_token_logps, mask, off_policy_threshold):
-        seen.append(((sampling_per_token_logps - per_token_logps.detach()) * mask).abs().max().item())
-        return original(advantages, per_token_logps, sampling_per_token_logps, mask, off_policy_threshold)
+    def spy(**kwargs):
+        seen.append(kwargs["sampling_per_token_logps"])
+        return original(**kwargs)
+
+    class Spy(GRPOLambdaTrainer):
+        def _assign_credit(self, logps, entropies, inputs):
+            real.append(inputs["old_per_token_logps"])
+            super()._assign_credit(logps, entropies, inputs)
 
     monkeypatch.setattr(GRPOTrainer, "get_off_policy_mask", staticmethod(spy))
-    options = dict(off_policy_mask_threshold=100.0, max_steps=2, num_iterations=2)  # keeps every sequence
-    run(GRPOTrainer, **options)
-    expected, seen[:] = seen[1], []
-    run(GRPOLambdaTrainer, GRPOLambdaConfig, trace_lambda=1.0, **options)
-    # Step 1 is on policy in both, so the policies at step 2 are those of one update; the floor and the trace make the
-    # updates differ, but a drift of single tokens stays far below the sum over a dozen of them.
-    assert 0 < seen[1] < 4 * expected
+    run(Spy, GRPOLambdaConfig, off_policy_mask_threshold=0.1)
+    assert len(real) == len(seen) == 6
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(real, seen, strict=True))
 
 
 def test_uniform_normalised_is_gspo(run):
@@ -150,10 +151,10 @@ def test_normalised_and_token_keep_the_ratio_inside_so_that_the_outer_clip_is_in
 
 
 @pytest.mark.parametrize("kernel", ["recent", "both", "uniform"])
-@pytest.mark.parametrize("loss_type", ["dapo", "grpo", "dr_grpo"])
-def test_on_policy_eps_trace_and_eps_weight_make_the_same_update(run, kernel, loss_type):
+@pytest.mark.parametrize(("loss_type", "fraction"), [("dapo", 1.0), ("grpo", 1.0), ("dr_grpo", 1.0), ("dapo", 0.4)])
+def test_on_policy_eps_trace_and_eps_weight_make_the_same_update(run, kernel, loss_type, fraction):
     options = dict(num_iterations=1, max_steps=1, optim="sgd", learning_rate=0.5, trace_kernel=kernel)
-    options |= dict(loss_type=loss_type, trace_lambda=0.9)
+    options |= dict(loss_type=loss_type, trace_lambda=0.9, trace_entropy_fraction=fraction)
     _, ratio, _ = run(GRPOLambdaTrainer, GRPOLambdaConfig, trace_target="ratio", **options)
     _, advantage, _ = run(GRPOLambdaTrainer, GRPOLambdaConfig, trace_target="advantage", **options)
     _, grpo, _ = run(GRPOTrainer, **{name: options[name] for name in options if not name.startswith("trace_")})
@@ -259,6 +260,24 @@ def test_a_non_finite_old_log_probability_touches_only_its_own_token(run):
     assert all(torch.isfinite(value).all() for value in weights.values())
     counts = [entry["trace/non_finite_count"] for entry in log if "trace/non_finite_count" in entry]
     assert counts == [2.0] * 6
+
+
+@pytest.mark.parametrize("old", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+def test_a_non_finite_log_ratio_is_left_out_even_where_its_clipped_value_is_finite(run, old, advantage):
+    """An infinite log ratio would pass a token's own trust region as its bound."""
+    trainer, _, _ = run(STraceTrainer, STraceConfig, max_steps=1, trace_entropy_fraction=1.0)
+    logps = torch.tensor([[-1.0, -2.0, -3.0]])
+    inputs = {
+        "completion_mask": torch.ones(1, 3, dtype=torch.long),
+        "advantages": torch.tensor([advantage]),
+        "old_per_token_logps": torch.tensor([[old, -2.1, -3.0]]),
+    }
+    trainer._assign_credit(logps, torch.ones(1, 3), inputs)
+    z = logps - inputs["old_per_token_logps"]
+    # Nothing before it; itself (0.1); itself (0) and 0.1 from one token back.
+    expected = torch.tensor([[0.0, 0.1, 0.1 * 0.99 / (0.99 + 1)]])
+    torch.testing.assert_close(z, expected, atol=1e-5, rtol=0)
 
 
 def test_a_non_finite_entropy_leaves_the_other_tokens_eligible(run):
