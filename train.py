@@ -30,11 +30,11 @@ Train a language model with reinforcement learning from verifiable rewards, and 
   python train.py --method grpo
       the same with plain GRPO, to compare
   python train.py --config recipes/s_trace.yaml
-      the paper's settings on a GPU
+      Qwen3-1.7B on mathematics, on a GPU
   accelerate launch --config_file accelerate_configs/cpu.yaml train.py --config recipes/real_cpu.yaml
       a real pretrained model on word problems, on a CPU
 
---config FILE.yaml holds any of the options below as `option: value`; the command line has the last word.
+--config FILE.yaml holds any of the options below as `option: value`; what the command line says overrides it.
 The options of --method are TRL's GRPOConfig, and for the trace methods those at the end of the list.
 Results go to --output_dir: the model, learning_curve.png and trainer_state.json with everything that was logged."""
 
@@ -93,7 +93,8 @@ class RunArguments:
         },
     )
     eval_pass_rate: bool = field(
-        default=False, metadata={"help": "Report the pass rate on held-out problems before and after training."}
+        default=False,
+        metadata={"help": "Report before and after training how often the first reward is 1 on held-out problems."},
     )
     eval_size: int = field(default=256, metadata={"help": "Held-out problems."})
     eval_samples: int = field(default=4, metadata={"help": "Completions sampled for each held-out problem."})
@@ -141,7 +142,11 @@ def parse(argv: list[str]) -> tuple[RunArguments, ModelConfig, GRPOConfig]:
     first.add_argument("--config")
     first.add_argument("--method", choices=METHODS)
     known, rest = first.parse_known_args(argv)
-    if known.config is None and not any(word.startswith(("--dataset_name", "--model_name_or_path")) for word in rest):
+    asked = argparse.ArgumentParser(usage=USAGE, add_help=False, allow_abbrev=False)
+    asked.add_argument("--dataset_name", "--dataset-name", default="testbed")
+    asked.add_argument("--model_name_or_path", "--model-name-or-path")
+    asked_for, _ = asked.parse_known_args(rest)
+    if known.config is None and asked_for.dataset_name == "testbed" and asked_for.model_name_or_path is None:
         known.config = str(RECIPES / "testbed.yaml")
     settings = read_settings(known.config) if known.config is not None else {}
     method = settings["method"] = known.method or settings.get("method", "s_trace")
@@ -245,20 +250,23 @@ def make_trainer(
 
 
 def measure(trainer: GRPOTrainer, run_args: RunArguments, when: str) -> None:
-    """Print the pass rate by the first reward function on the held-out problems."""
+    """Print the pass rate by the first reward function on the held-out problems, sampled as in training."""
+    args = trainer.args
     rate = pass_rate(
         trainer.accelerator.unwrap_model(trainer.model),
         trainer.processing_class,
         trainer.eval_dataset,
         trainer.reward_funcs[0],
         num_samples=run_args.eval_samples,
-        max_completion_length=trainer.args.max_completion_length,
-        temperature=trainer.args.temperature,
+        max_completion_length=args.max_completion_length,
+        sampling={name: getattr(args, name) for name in ("temperature", "top_p", "top_k", "min_p")},
+        chat_template_kwargs=args.chat_template_kwargs,
         accelerator=trainer.accelerator,
         show_progress=trainer.accelerator.is_main_process,
     )
     problems = f"{len(trainer.eval_dataset)} held-out problems x {run_args.eval_samples} completions"
-    trainer.accelerator.print(f"pass rate {when} training: {rate:.3f} ({problems})")
+    name = trainer.reward_func_names[0]
+    trainer.accelerator.print(f"pass rate {when} training: {rate:.3f} ({problems}, {name} = 1)")
 
 
 def main() -> None:
@@ -287,6 +295,9 @@ def main() -> None:
         print(f"model saved to {training_args.output_dir}, learning curve to {curve}")
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset_name=run_args.dataset_name)
+    # The main process may still be drawing. Gloo also wants a barrier last: after a gather, its thread can be waiting
+    # for Python's lock to free a tensor while Python, on its way out, waits for that thread.
+    trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
 
 

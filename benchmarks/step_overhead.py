@@ -11,7 +11,6 @@ its range.
 import argparse
 import json
 import logging
-import platform
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ from statistics import median
 
 import torch
 from tqdm.auto import tqdm
+from trace_kernels import processor
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from transformers.utils import logging as transformers_logging
 from trl import GRPOConfig, GRPOTrainer
@@ -73,7 +73,7 @@ def step_seconds(method: str, model, tokenizer, dataset, steps: int, output_dir:
             bf16=False,
             gradient_checkpointing=False,
             disable_tqdm=True,
-            logging_steps=10_000,
+            logging_steps=1,
             **options,
         ),
         train_dataset=dataset,
@@ -123,7 +123,7 @@ def main() -> None:
     if arguments.output:
         result = {
             "command": "python " + " ".join(["benchmarks/step_overhead.py", *sys.argv[1:]]),
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "completions_per_step": 128,

@@ -4,7 +4,7 @@
 
 - ours:   `credit_trl.traces.eligibility_trace`;
 - matrix: the (B, T, T) weights of the definition, times the log ratios;
-- loop:   one Python step a token (`recent` only: `both` has no short recurrence).
+- loop:   one Python step a token.
 
 The forms take turns within one process, so that a change of the machine's speed meets them all; medians are reported,
 and ratios are medians of the ratios within a turn. Peak memory is what a first forward and backward pass adds to what
@@ -14,7 +14,6 @@ is resident (on a GPU: allocated).
 import argparse
 import ctypes
 import json
-import platform
 import re
 import sys
 import time
@@ -28,7 +27,8 @@ from tqdm.auto import tqdm
 from credit_trl.traces import eligibility_trace
 
 DECAY = 0.99
-FORMS = {"recent": ("ours", "matrix", "loop"), "both": ("ours", "matrix")}
+FORMS = ("ours", "matrix", "loop")
+KERNELS = ("recent", "both")
 
 
 def matrix_trace(x: torch.Tensor, mask: torch.Tensor, kernel: str) -> torch.Tensor:
@@ -41,9 +41,16 @@ def matrix_trace(x: torch.Tensor, mask: torch.Tensor, kernel: str) -> torch.Tens
 
 
 def loop_trace(x: torch.Tensor, mask: torch.Tensor, kernel: str) -> torch.Tensor:
-    trace, traces = torch.zeros_like(x[:, 0]), []
+    """For rows whose loss tokens come first, as here: then the clock is the position."""
+    recent, earliest, traces = [], [], []
     for t in range(x.shape[1]):
-        trace = torch.where(mask[:, t] > 0, DECAY * trace + x[:, t], trace)
+        value = x[:, t] * mask[:, t]
+        recent.append(value + (DECAY * recent[-1] if t else 0))
+        trace = recent[-1]
+        if kernel == "both":
+            earliest.append(DECAY**t * value + (earliest[-1] if t else 0))
+            half = (t + 1) // 2
+            trace = trace + (earliest[half - 1] - DECAY ** (t - half + 1) * recent[half - 1] if t else 0)
         traces.append(trace)
     return torch.stack(traces, dim=1) * mask
 
@@ -94,6 +101,11 @@ def peak_mebibytes(step: Callable[[], torch.Tensor], device: str) -> float:
     return resident_mebibytes("VmHWM") - before
 
 
+def processor() -> str:
+    """Linux's name of the CPU."""
+    return re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())[1]
+
+
 def resident_mebibytes(name: str) -> float:
     status = Path("/proc/self/status").read_text()
     return int(re.search(rf"{name}:\s+(\d+) kB", status)[1]) / 2**10
@@ -101,19 +113,19 @@ def resident_mebibytes(name: str) -> float:
 
 def measure(B: int, T: int, device: str, turns: int, progress: tqdm) -> list[dict]:
     rows = []
-    for kernel, forms in FORMS.items():
-        steps = {form: case(form, kernel, B, T, device) for form in forms}
+    for kernel in KERNELS:
+        steps = {form: case(form, kernel, B, T, device) for form in FORMS}
         peaks = {form: peak_mebibytes(step, device) for form, step in steps.items()}
         gradients = {form: step() for form, step in steps.items()}
-        for form in forms[1:]:
+        for form in FORMS[1:]:
             torch.testing.assert_close(gradients[form], gradients["ours"], rtol=1e-3, atol=1e-3)
-        times: dict[str, list[float]] = {form: [] for form in forms}
+        times: dict[str, list[float]] = {form: [] for form in FORMS}
         for _ in range(turns):
-            for form in forms:
+            for form in FORMS:
                 repeats = 20 if form == "ours" else 1  # a single short pass would time the clock
                 times[form].append(sum(seconds(steps[form], device) for _ in range(repeats)) / repeats)
                 progress.update()
-        for form in forms:
+        for form in FORMS:
             rows.append(
                 {
                     "kernel": kernel,
@@ -138,17 +150,17 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--output", type=Path, help="JSON file to write; prints only without it")
     arguments = parser.parse_args()
-    forms = sum(map(len, FORMS.values()))
-    with tqdm(total=len(arguments.lengths) * forms * arguments.turns, desc="trace kernels") as progress:
+    total = len(arguments.lengths) * len(KERNELS) * len(FORMS) * arguments.turns
+    with tqdm(total=total, desc="trace kernels") as progress:
         rows = []
         for T in arguments.lengths:
             rows += measure(arguments.rows, T, arguments.device, arguments.turns, progress)
     ours = {(row["kernel"], row["T"]): row["median_ms"] for row in rows if row["form"] == "ours"}
     shortest, longest = arguments.lengths[-2:] if len(arguments.lengths) > 1 else arguments.lengths * 2
-    growth = {kernel: round(ours[kernel, longest] / ours[kernel, shortest], 2) for kernel in FORMS}
+    growth = {kernel: round(ours[kernel, longest] / ours[kernel, shortest], 2) for kernel in KERNELS}
     result = {
         "command": "python " + " ".join(["benchmarks/trace_kernels.py", *sys.argv[1:]]),
-        "device": torch.cuda.get_device_name() if arguments.device == "cuda" else platform.machine(),
+        "device": torch.cuda.get_device_name() if arguments.device == "cuda" else processor(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "decay": DECAY,

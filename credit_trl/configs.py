@@ -76,14 +76,14 @@ class TraceConfig(GRPOConfig):
     def from_grpo_config(cls, args: GRPOConfig) -> Self:
         """`args` with this class's defaults for the trace fields.
 
-        The finished state is copied, and the trace fields fall back on the class's defaults: building anew would run
-        TRL's `__post_init__` a second time on fields that it has derived already (it refuses `generation_batch_size`
-        together with `steps_per_generation`).
+        The finished state is copied: building anew would run TRL's `__post_init__` a second time on fields that it
+        has derived already (it refuses `generation_batch_size` together with `steps_per_generation`).
         """
         if not isinstance(args, GRPOConfig):
             raise TypeError(f"args must be a GRPOConfig or a {cls.__name__}, got {type(args).__name__}")
         config = object.__new__(cls)
-        vars(config).update(vars(args))
+        # The defaults are written into the instance too, so that they are saved with the training arguments.
+        vars(config).update({name: getattr(cls, name) for name in TRACE_FIELDS} | vars(args))
         return config
 
     def __post_init__(self):
@@ -95,6 +95,12 @@ class TraceConfig(GRPOConfig):
         _check_choice("trace_kernel", self.trace_kernel, KERNELS)
         _check_choice("trust_region", self.trust_region, ("trace", "token"))
         _check_choice("trace_target", self.trace_target, ("ratio", "advantage"))
+        if not isinstance(self.trace_normalize, bool):
+            raise ValueError(f"trace_normalize must be True or False, got {self.trace_normalize!r}")
+        for name in ("trace_lambda", "trace_gamma", "trace_entropy_fraction", "negative_advantage_floor"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) and (value is not None or name != "negative_advantage_floor"):
+                raise ValueError(f"{name} must be a number, got {value!r}")
         for name in ("trace_lambda", "trace_gamma"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
@@ -107,9 +113,15 @@ class TraceConfig(GRPOConfig):
             )
         if self.importance_sampling_level != "token":
             raise ValueError(
-                f"importance_sampling_level={self.importance_sampling_level!r} averages the ratio over the sequence a "
-                "second time, after the trace. Leave it at 'token'; a sequence-level ratio (GSPO) is "
-                "trace_kernel='uniform' with trace_normalize=True and trust_region='trace'."
+                f"importance_sampling_level={self.importance_sampling_level!r} gives all tokens of a sequence one "
+                "ratio, which leaves no token a credit of its own. Leave it at 'token'; a sequence-level ratio (GSPO) "
+                "is trace_kernel='uniform' with trace_normalize=True and trust_region='trace'."
+            )
+        if self.trace_target == "ratio" and self.beta != 0 and self.use_bias_correction_kl:
+            raise ValueError(
+                "use_bias_correction_kl=True multiplies the KL term by the ratio of the loss. Traced, that ratio is "
+                "not the token's own, so the term would no longer be TRL's. Set use_bias_correction_kl=False, or "
+                "trace_target='advantage', which leaves the ratio as it is."
             )
         if self.trace_target == "ratio" and self.loss_type == "vespo":
             raise ValueError(

@@ -1,5 +1,6 @@
 """How often a model solves the problems of a data set, by a reward function."""
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,13 @@ from trl.data_utils import apply_chat_template, is_conversational
 
 from .rewards import RewardFunction
 
+# What TRL's trainers hand to reward functions beside the completions; there is no training here to log to.
+TRAINER_ARGUMENTS = {
+    "trainer_state": None,
+    "log_extra": lambda column, values: None,
+    "log_metric": lambda name, value: None,
+}
+
 
 def pass_rate(
     model: PreTrainedModel,
@@ -22,7 +30,8 @@ def pass_rate(
     *,
     num_samples: int = 4,
     max_completion_length: int = 256,
-    temperature: float = 1.0,
+    sampling: dict[str, Any] | None = None,
+    chat_template_kwargs: dict[str, Any] | None = None,
     batch_size: int = 128,
     seed: int = 0,
     accelerator: Accelerator | None = None,
@@ -34,17 +43,20 @@ def pass_rate(
         model: the policy, not wrapped for distributed training.
         tokenizer: with left padding.
         dataset: problems, with a column `prompt` and the columns that `reward_func` reads.
-        reward_func: in TRL's signature. Completions for which it returns `None` do not count.
+        reward_func: in TRL's signature, synchronous. Completions for which it returns `None` do not count.
         num_samples: completions sampled a problem.
         max_completion_length: in tokens; longer completions are cut there.
-        temperature: of the sampling, from the whole distribution.
+        sampling: options of `generate` such as `temperature` and `top_p`; by default the model's own distribution.
+        chat_template_kwargs: options of the chat template, as in `GRPOConfig`.
         batch_size: completions sampled at a time.
         seed: of the sampling. The global random state is left as it was.
         accelerator: shares the problems out over its processes; every process gets the rate over all of them.
         show_progress: whether to show a progress bar.
 
-    Raises `ValueError` if there is no completion that counts.
+    Raises `ValueError` if there is no completion that counts, or if the reward function is asynchronous.
     """
+    if inspect.iscoroutinefunction(reward_func):
+        raise ValueError("pass_rate calls the reward function directly, and this one is asynchronous: wrap it first")
     if accelerator is not None and accelerator.num_processes > 1:
         dataset = dataset.shard(accelerator.num_processes, accelerator.process_index)
     rows = [row for row in dataset for _ in range(num_samples)]
@@ -53,9 +65,17 @@ def pass_rate(
         starts = range(0, len(rows), batch_size)
         for start in tqdm(starts, desc="pass rate", disable=not show_progress, leave=False):
             batch = rows[start : start + batch_size]
-            completions = _complete(model, tokenizer, batch, max_completion_length, temperature)
+            completions, completion_ids = _complete(
+                model, tokenizer, batch, max_completion_length, sampling or {}, chat_template_kwargs or {}
+            )
             columns = {name: [row[name] for row in batch] for name in dataset.column_names if name != "prompt"}
-            outcome = reward_func(prompts=[row["prompt"] for row in batch], completions=completions, **columns)
+            outcome = reward_func(
+                prompts=[row["prompt"] for row in batch],
+                completions=completions,
+                completion_ids=completion_ids,
+                **columns,
+                **TRAINER_ARGUMENTS,
+            )
             rewards += [reward for reward in outcome if reward is not None]
 
     counts = torch.tensor([sum(reward >= 1 for reward in rewards), len(rewards)], device=model.device)
@@ -86,12 +106,14 @@ def _complete(
     tokenizer: PreTrainedTokenizerBase,
     rows: list[dict[str, Any]],
     max_completion_length: int,
-    temperature: float,
-) -> list[str] | list[list[dict[str, str]]]:
-    """One sampled completion a row, as TRL hands them to reward functions."""
+    sampling: dict[str, Any],
+    chat_template_kwargs: dict[str, Any],
+) -> tuple[list[str] | list[list[dict[str, str]]], list[list[int]]]:
+    """One sampled completion a row and its token ids, as TRL hands them to reward functions."""
     conversational = is_conversational(rows[0])
+    prompts = [{"prompt": row["prompt"]} for row in rows]
     if conversational:
-        texts = [apply_chat_template({"prompt": row["prompt"]}, tokenizer)["prompt"] for row in rows]
+        texts = [apply_chat_template(row, tokenizer, **chat_template_kwargs)["prompt"] for row in prompts]
     else:
         texts = [row["prompt"] for row in rows]
     # A chat template writes the special tokens itself.
@@ -99,12 +121,16 @@ def _complete(
     inputs = {name: inputs[name].to(model.device) for name in ("input_ids", "attention_mask")}
     output = model.generate(  # type: ignore[operator]  # causal models inherit it, PreTrainedModel does not
         **inputs,
+        **({"temperature": 1.0, "top_k": 0, "top_p": 1.0} | sampling),
         do_sample=True,
-        temperature=temperature,
-        top_k=0,
-        top_p=1.0,
         max_new_tokens=max_completion_length,
         pad_token_id=tokenizer.pad_token_id,
     )
-    answers = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    return [[{"role": "assistant", "content": answer}] for answer in answers] if conversational else answers
+    completion_ids = [
+        [token for token in row if token != tokenizer.pad_token_id]
+        for row in output[:, inputs["input_ids"].shape[1] :].tolist()
+    ]
+    answers = tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
+    if conversational:
+        return [[{"role": "assistant", "content": answer}] for answer in answers], completion_ids
+    return answers, completion_ids

@@ -35,20 +35,26 @@ def trace_totals(
     return {name: (value * mask).sum() for name, value in values.items()}
 
 
-def trace_metrics(totals: dict[str, float]) -> dict[str, float]:
-    """The logged figures: means over the loss tokens of one forward pass on all processes."""
-    tokens = max(totals["tokens"], 1.0)
+def trace_metrics(totals: list[dict[str, float]]) -> dict[str, float]:
+    """The logged figures of a logging window, from the totals of its forward passes: means over the loss tokens.
+
+    Non-finite log ratios are counted, not averaged: a single one in a long window has to show.
+    """
+    if not totals:
+        return {}
+    total = {name: sum(each[name] for each in totals) for name in totals[0]}
+    tokens = max(total["tokens"], 1.0)
     metrics = {
-        "trace/eligible_fraction": totals["eligible"] / tokens,
+        "trace/eligible_fraction": total["eligible"] / tokens,
         # The kernel's weights summed over its columns or its rows are the same total.
-        "trace/effective_length": totals["weights"] / tokens,
+        "trace/effective_length": total["weights"] / tokens,
     }
-    if "excess" in totals:
-        mean = totals["excess"] / tokens
+    if "excess" in total:
+        mean = total["excess"] / tokens
         metrics["trace/ratio_mean"] = 1 + mean
-        metrics["trace/ratio_std"] = max(totals["excess_squared"] / tokens - mean**2, 0.0) ** 0.5
-    if "clipped" in totals:
-        metrics["trace/token_clip_fraction"] = totals["clipped"] / tokens
-    if "non_finite" in totals:
-        metrics["trace/non_finite_count"] = totals["non_finite"]
+        metrics["trace/ratio_std"] = max(total["excess_squared"] / tokens - mean**2, 0.0) ** 0.5
+    if "clipped" in total:
+        metrics["trace/token_clip_fraction"] = total["clipped"] / tokens
+    if "non_finite" in total:
+        metrics["trace/non_finite_count"] = total["non_finite"]
     return metrics

@@ -9,6 +9,7 @@
 Everything after that (loss types, clipping, KL, entropy bonus, vLLM correction, metrics) is TRL's.
 """
 
+import functools
 import textwrap
 
 import torch
@@ -23,27 +24,40 @@ from .traces import eligibility_trace, token_trust_region, trace_weights
 
 logger = get_logger(__name__)
 
+# An unnormalised trace can add up to more than exp() holds, and inf * 0 in a clipped branch would be NaN for every row.
+# exp(20) is beyond any clip, and TRL bounds the log ratios of its VESPO loss by the same number.
+MAX_TRACED_LOG_RATIO = 20.0
+
 
 class TraceTrainer(GRPOTrainer):
     """The family that `STraceTrainer` and `GRPOLambdaTrainer` are two sets of defaults of.
 
     Args:
-        args: a `TraceConfig`, or TRL's plain `GRPOConfig`, which gets `config_class`'s defaults for the trace fields.
+        args: a config of the method (`config_class`) or of the family (`TraceConfig`), or TRL's plain `GRPOConfig`,
+            which gets the method's defaults for the trace fields.
 
     All other arguments are those of `trl.GRPOTrainer`. Raises `ValueError` for options under which a trace has no
     meaning; `docs/options.md` lists them.
     """
 
-    config_class: type[TraceConfig]
+    config_class: type[TraceConfig] = TraceConfig
     args: TraceConfig
     model: PreTrainedModel
+    _tag_names = ["trl", "grpo-trace"]
+    _name = "GRPO-trace"
 
+    @functools.wraps(GRPOTrainer.__init__)  # type: ignore[misc]  # editors and notebooks show TRL's parameters
     def __init__(self, model, reward_funcs=None, args: GRPOConfig | None = None, *positional, **keywords):
         if args is None:
             model_name = model if isinstance(model, str) else get_config_model_id(model.config)
             args = self.config_class(f"{model_name.split('/')[-1]}-{self._name}")
         elif not isinstance(args, TraceConfig):
             args = self.config_class.from_grpo_config(args)
+        elif not isinstance(args, self.config_class) and not issubclass(self.config_class, type(args)):
+            raise ValueError(
+                f"args is a {type(args).__name__}, whose defaults are another method's. {type(self).__name__} takes a "
+                f"{self.config_class.__name__}, a TraceConfig or a GRPOConfig."
+            )
         args.check_trace_options()  # fields may have been set since the config was made
         super().__init__(model, reward_funcs, args, *positional, **keywords)
         self._loss_inputs: dict | None = None  # the inputs of the loss being computed
@@ -57,9 +71,10 @@ class TraceTrainer(GRPOTrainer):
             return
         if args.loss_type == "cispo":
             logger.warning(
-                "loss_type='cispo' stops the gradient through the ratio: the trace shapes the weight of each token "
-                "and assigns no credit by itself. Use trace_target='advantage' for credit under this loss."
+                "loss_type='cispo' stops the gradient through the ratio: the trace reweights tokens where ratios "
+                "differ from 1, and on policy it does nothing. Use trace_target='advantage' for credit under this loss."
             )
+            return
         generate_every = args.steps_per_generation * args.num_iterations  # type: ignore[operator]  # GRPOConfig sets it
         if args.gradient_accumulation_steps % generate_every == 0:
             logger.warning(
@@ -121,7 +136,7 @@ class TraceTrainer(GRPOTrainer):
             kernel=args.trace_kernel,
             eligible=eligible & finite,
             normalize=args.trace_normalize,
-        )
+        ).clamp(max=MAX_TRACED_LOG_RATIO)
         # The off-policy mask falls back on the old log-probabilities, where the sampler reported none: the real ones.
         inputs.setdefault("sampling_per_token_logps", old_logps)
         # Where the policy's own log-probability is not finite, `logp - z` would be NaN: the token keeps TRL's ratio.
@@ -138,9 +153,9 @@ class TraceTrainer(GRPOTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         mode = "train" if self.model.training else "eval"
-        for names, values in self._pending_totals[mode]:
-            for name, value in trace_metrics(dict(zip(names, values.tolist(), strict=True))).items():
-                self._metrics[mode][name].append(value)
+        totals = [dict(zip(names, values.tolist(), strict=True)) for names, values in self._pending_totals[mode]]
+        for name, value in trace_metrics(totals).items():
+            self._metrics[mode][name].append(value)
         self._pending_totals[mode].clear()
         super().log(logs, start_time)
 

@@ -53,9 +53,11 @@ def eligibility_trace(
         (B, T) in the dtype of `x`, zero outside the mask. Computed in float32, for float64 in float64.
 
     Raises:
-        ValueError: `decay` outside [0, 1], an unknown `kernel`, or shapes that do not match.
+        ValueError: `decay` outside [0, 1], an unknown `kernel`, an `x` of integers, or shapes that do not match.
     """
     _check(mask, decay, kernel, x=x, eligible=eligible)
+    if not x.is_floating_point():
+        raise ValueError(f"x must be floating point, got {x.dtype}")
     mask_BT = mask.bool()
     counted_BT = mask_BT & torch.isfinite(x)
     if eligible is not None:
@@ -213,7 +215,7 @@ def _both(x: torch.Tensor, decay: float) -> torch.Tensor:
     T = x.shape[-1]
     recent = _recent(x, decay)
     t = torch.arange(T, device=x.device, dtype=x.dtype)
-    earliest = (x * _power(decay, t)).cumsum(-1)
+    earliest = _recent(x * _power(decay, t), 1.0)  # a prefix sum; PyTorch's own is not deterministic on CUDA
 
     def at_half(values):  # values[ceil(t/2) - 1] for t = 1 .. T-1
         return values[..., : T // 2].unsqueeze(-1).expand(*values.shape[:-1], T // 2, 2).flatten(-2)[..., : T - 1]

@@ -60,7 +60,7 @@ def run(tiny_model, prompts, tmp_path) -> Callable:
     Learning rate and `num_iterations` are high enough for ratios to leave 1 and for clips to fire.
     """
 
-    def run(trainer_class, config_class=GRPOConfig, *, trainer_options=None, **options):
+    def run(trainer_class, config_class=GRPOConfig, *, trainer_options=None, resume=None, **options):
         settings = dict(
             output_dir=str(tmp_path / "run"),
             per_device_train_batch_size=8,
@@ -84,7 +84,7 @@ def run(tiny_model, prompts, tmp_path) -> Callable:
             train_dataset=prompts,
             **(trainer_options or {}),
         )
-        trainer.train()
+        trainer.train(resume_from_checkpoint=resume)
         weights = {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
         return trainer, weights, trainer.state.log_history
 

@@ -61,3 +61,38 @@ def test_leaves_the_mode_and_the_random_state_alone(model_and_tokenizer, trainin
 def test_nothing_to_count_is_an_error(model_and_tokenizer):
     with pytest.raises(ValueError, match="no completion counts"):
         measure(model_and_tokenizer, lambda completions, **kwargs: [None] * len(completions), [1, 2])
+
+
+def test_samples_as_it_is_told(model_and_tokenizer):
+    completions = []
+
+    def reward(**kwargs):
+        completions.append(set(kwargs["completions"]))
+        return [0.0] * len(kwargs["completions"])
+
+    measure(model_and_tokenizer, reward, [5], num_samples=16, sampling={"temperature": 1e-4})
+    measure(model_and_tokenizer, reward, [5], num_samples=16, sampling={"top_k": 1})
+    assert len(completions[0]) == len(completions[1]) == 1  # greedy, both of them
+    assert completions[0] == completions[1]
+
+
+def test_hands_over_what_trl_hands_over(model_and_tokenizer):
+    tokenizer = model_and_tokenizer[1]
+
+    def reward(prompts, completions, completion_ids, value, trainer_state, log_extra, log_metric):
+        log_extra("column", value)
+        log_metric("metric", 1.0)
+        return [
+            float(tokenizer.decode(ids, skip_special_tokens=True) == text)
+            for ids, text in zip(completion_ids, completions, strict=True)
+        ]
+
+    assert measure(model_and_tokenizer, reward, [1, 2]) == 1.0
+
+
+def test_an_asynchronous_reward_is_refused(model_and_tokenizer):
+    async def reward(completions, **kwargs):
+        return [1.0] * len(completions)
+
+    with pytest.raises(ValueError, match="asynchronous"):
+        measure(model_and_tokenizer, reward, [1])

@@ -18,7 +18,7 @@ TABLE = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", DOCS.read_text().split("##
 
 # A value other than the default, with the company that it needs to act. `None`: the field steers an engine, a hub or a
 # deprecated alias that this machine lacks; it never meets the trace, and that it is accepted is all there is to see.
-WITH_KL = dict(beta=0.1)
+WITH_KL = dict(beta=0.1, use_bias_correction_kl=False)
 ADAPTIVE = dict(use_adaptive_entropy=True, entropy_coef=0.05, entropy_target=9.0)
 VESPO = dict(loss_type="vespo", trace_target="advantage")
 OPTIONS = {
@@ -91,7 +91,7 @@ OPTIONS = {
     "vllm_importance_sampling_clip_max": dict(vllm_importance_sampling_clip_max=2.0),
     "vllm_importance_sampling_clip_min": dict(vllm_importance_sampling_clip_min=0.1),
     "off_policy_mask_threshold": dict(off_policy_mask_threshold=1e-4),
-    "use_bias_correction_kl": dict(beta=0.1, use_bias_correction_kl=True),
+    "use_bias_correction_kl": dict(beta=0.1, use_bias_correction_kl=True, trace_target="advantage"),
     "log_completions": dict(log_completions=True),
     "log_multimodal": dict(log_multimodal=False),
     "num_completions_to_print": dict(log_completions=True, num_completions_to_print=1),
@@ -113,6 +113,7 @@ REFUSED = {
     "importance_sampling_level": dict(importance_sampling_level="sequence"),
     "loss_type": dict(loss_type="vespo"),
     "loss_type (token)": dict(loss_type="cispo", trust_region="token"),
+    "use_bias_correction_kl": dict(beta=0.1),
     "epsilon": dict(trust_region="token", epsilon=1.0),
     "epsilon_high": dict(trust_region="token", epsilon_high=-0.1),
     "trace_normalize": dict(trace_target="advantage", trace_normalize=True),
@@ -121,6 +122,9 @@ REFUSED = {
     "trace_kernel": dict(trace_kernel="newest"),
     "trace_target": dict(trace_target="loss"),
     "trace_lambda": dict(trace_lambda=1.1),
+    "trace_lambda (type)": dict(trace_lambda="0.9"),
+    "trace_normalize (type)": dict(trace_normalize="false"),
+    "negative_advantage_floor (type)": dict(negative_advantage_floor="none"),
     "trace_gamma": dict(trace_gamma=-0.1),
     "trace_entropy_fraction": dict(trace_entropy_fraction=0.0),
     "negative_advantage_floor": dict(negative_advantage_floor=0.1),

@@ -3,12 +3,22 @@
 import random
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from credit_trl.testbed import Problem, answer_reward, first_error, make_dataset, step_truths
+from credit_trl.evaluation import pass_rate
+from credit_trl.testbed import BASE_MODEL, Problem, answer_reward, first_error, make_dataset, step_truths
 from credit_trl.testbed.arithmetic import MODULUS, apply_operation
-from credit_trl.testbed.pretrain import EOS, build_tokenizer, sample_batch, sample_solution, shaky_facts
+from credit_trl.testbed.pretrain import (
+    EOS,
+    build_tokenizer,
+    pretrain,
+    sample_batch,
+    sample_solution,
+    shaky_facts,
+)
 
 # 5 + 12 = 17 = 0; 0 * 3 = 0; 0 - 8 = -8 = 9 (modulo 17)
 PROBLEM = Problem(5, (("+", 12), ("*", 3), ("-", 8)))
@@ -116,3 +126,42 @@ def test_step_counts_outside_the_base_models_are_refused(min_steps, max_steps):
 def test_a_text_that_is_no_problem_is_refused():
     with pytest.raises(ValueError, match="not a testbed problem: '5:'"):
         Problem.parse("5:")
+
+
+def test_the_base_model_is_small_and_fails_where_it_was_taught_to():
+    model = AutoModelForCausalLM.from_pretrained(BASE_MODEL, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(BASE_MODEL)
+    assert model.num_parameters() < 1_000_000
+    assert sum(file.stat().st_size for file in BASE_MODEL.iterdir()) < 2_000_000
+    rate = pass_rate(model, tokenizer, make_dataset(128, seed=7), answer_reward, max_completion_length=48)
+    assert 0.3 < rate < 0.5
+    # It knows the procedure: what goes wrong are the facts that were made shaky, and nothing else.
+    shaky, wrong = shaky_facts(seed=0), []
+    problems = [Problem.parse(prompt) for prompt in make_dataset(128, seed=8)["prompt"]]
+
+    def collect(completions, prompts, **kwargs):
+        for problem, completion in zip(map(Problem.parse, prompts), completions, strict=True):
+            truths = step_truths(problem, completion)
+            value = problem.start
+            for (operator, operand), true, line in zip(
+                problem.operations, truths, completion.split("\n\n"), strict=False
+            ):
+                if not true:
+                    wrong.append((value, operator, operand) in shaky)
+                value = int(line.rpartition("=")[2])
+        return [0.0] * len(completions)
+
+    data = make_dataset(128, seed=8)
+    pass_rate(model, tokenizer, data, collect, num_samples=1, max_completion_length=48)
+    assert len(wrong) > 0.1 * sum(len(problem.operations) for problem in problems)
+    assert sum(wrong) / len(wrong) > 0.9
+
+
+def test_pretraining_saves_a_model_that_loads_and_has_learned(tmp_path):
+    first = pretrain(tmp_path / "one", num_steps=1)
+    last = pretrain(tmp_path / "some", num_steps=12)
+    assert last < first
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "some")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "some")
+    assert model.dtype == torch.bfloat16
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from conftest import digit_reward
 from trl import GRPOConfig, GRPOTrainer
 from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
 
-from credit_trl import GRPOLambdaConfig, GRPOLambdaTrainer, STraceConfig, STraceTrainer, TraceConfig
+from credit_trl import GRPOLambdaConfig, GRPOLambdaTrainer, STraceConfig, STraceTrainer, TraceConfig, TraceTrainer
 from credit_trl.traces import trace_weights
 
 TIMES = ("time", "runtime", "per_second", "flos")
@@ -73,9 +74,15 @@ def test_peft_acts_as_in_trl(run):
     def lora():
         return dict(trainer_options=dict(peft_config=LoraConfig(r=4, target_modules="all-linear")))
 
-    _, expected, expected_log = run(GRPOTrainer, beta=0.1, **lora())
+    _, expected, expected_log = run(GRPOTrainer, beta=0.1, use_bias_correction_kl=False, **lora())
     _, actual, actual_log = run(
-        GRPOLambdaTrainer, GRPOLambdaConfig, beta=0.1, trace_lambda=0.0, negative_advantage_floor=None, **lora()
+        GRPOLambdaTrainer,
+        GRPOLambdaConfig,
+        beta=0.1,
+        use_bias_correction_kl=False,
+        trace_lambda=0.0,
+        negative_advantage_floor=None,
+        **lora(),
     )
     assert any("lora_B" in name and value.abs().sum() > 0 for name, value in actual.items())
     same_weights(actual, expected)
@@ -313,7 +320,7 @@ def test_a_plain_grpo_config_gets_the_papers_defaults(run):
     trainer, plain, _ = run(STraceTrainer, GRPOConfig)
     assert isinstance(trainer.args, STraceConfig)
     assert (trainer.args.trust_region, trainer.args.trace_normalize) == ("token", True)
-    assert trainer.args.trace_entropy_fraction == 0.2
+    assert vars(trainer.args)["trace_entropy_fraction"] == 0.2  # saved with the training arguments
     _, explicit, _ = run(STraceTrainer, STraceConfig)
     same_weights(plain, explicit)
     trainer, _, _ = run(GRPOLambdaTrainer, GRPOConfig, max_steps=1)
@@ -368,3 +375,105 @@ def test_evaluation_logs_its_own_traces(run, prompts):
     evaluations = [entry for entry in log if "eval_loss" in entry]
     assert evaluations[0]["eval_trace/ratio_mean"] == pytest.approx(1.0)
     assert trainer._pending_totals == {"train": [], "eval": []}
+
+
+def test_gamma_times_lambda_is_the_decay(run):
+    _, discounted, _ = run(GRPOLambdaTrainer, GRPOLambdaConfig, trace_lambda=1.0, trace_gamma=0.5)
+    _, decayed, _ = run(GRPOLambdaTrainer, GRPOLambdaConfig, trace_lambda=0.5, trace_gamma=1.0)
+    same_weights(discounted, decayed)
+
+
+def test_the_samplers_log_probabilities_stay_the_samplers(run, monkeypatch):
+    """With vLLM the off-policy mask measures from what vLLM reported."""
+    seen = []
+    original = GRPOTrainer.get_off_policy_mask
+
+    def spy(**kwargs):
+        seen.append(kwargs["sampling_per_token_logps"])
+        return original(**kwargs)
+
+    class WithSampler(GRPOLambdaTrainer):
+        def _generate_and_score_completions(self, inputs):
+            output = super()._generate_and_score_completions(inputs)
+            output["sampling_per_token_logps"] = torch.full(output["completion_ids"].shape, -1.25)
+            return output
+
+    monkeypatch.setattr(GRPOTrainer, "get_off_policy_mask", staticmethod(spy))
+    run(WithSampler, GRPOLambdaConfig, off_policy_mask_threshold=0.1, max_steps=2)
+    assert len(seen) == 2
+    assert all((logps == -1.25).all() for logps in seen)
+
+
+def test_a_trace_that_outgrows_float32_stays_finite_for_every_row(run):
+    """40 tokens with a log ratio of 2.5 add up to 100, and exp(100) * 0 in a clipped branch is NaN."""
+    trainer, _, _ = run(GRPOLambdaTrainer, GRPOLambdaConfig, max_steps=1, trace_lambda=1.0)
+    logps = torch.full((2, 40), -1.0, requires_grad=True)
+    inputs = {
+        "completion_mask": torch.ones(2, 40, dtype=torch.long),
+        "advantages": torch.tensor([1.0, -1.0]),
+        "old_per_token_logps": torch.full((2, 40), -3.5),
+    }
+    trainer._assign_credit(logps, torch.ones(2, 40), inputs)
+    ratio = (logps - inputs["old_per_token_logps"]).exp()
+    advantages = inputs["advantages"].unsqueeze(1)
+    torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages).sum().backward()
+    assert torch.isfinite(logps.grad).all()
+    assert ratio.max().log().item() == pytest.approx(20, abs=1e-4)
+
+
+def test_a_count_of_non_finite_ratios_adds_up_over_the_logging_window(run):
+    class Broken(GRPOLambdaTrainer):
+        def _assign_credit(self, logps, entropies, inputs):
+            inputs["old_per_token_logps"] = inputs["old_per_token_logps"].clone()
+            inputs["old_per_token_logps"][0, 0] = float("nan")
+            super()._assign_credit(logps, entropies, inputs)
+
+    _, _, log = run(Broken, GRPOLambdaConfig, logging_steps=3)
+    logged = [entry for entry in log if "trace/non_finite_count" in entry]
+    assert [entry["trace/non_finite_count"] for entry in logged] == [3.0, 3.0]
+    assert all(entry["trace/eligible_fraction"] < 1 for entry in logged)
+
+
+def test_the_family_itself_is_a_trainer(run):
+    trainer, weights, _ = run(TraceTrainer, GRPOConfig)
+    assert type(trainer.args) is TraceConfig
+    _, explicit, _ = run(GRPOLambdaTrainer, GRPOLambdaConfig, negative_advantage_floor=None)
+    same_weights(weights, explicit)
+
+
+def test_another_methods_config_is_refused(run):
+    with pytest.raises(ValueError, match=r"args is a GRPOLambdaConfig, .* STraceTrainer takes a STraceConfig"):
+        run(STraceTrainer, GRPOLambdaConfig)
+    with pytest.raises(ValueError, match=r"args is a STraceConfig, .* GRPOLambdaTrainer takes a GRPOLambdaConfig"):
+        run(GRPOLambdaTrainer, STraceConfig)
+
+
+@pytest.mark.parametrize("steps_per_generation", [1, 2])
+def test_generation_that_is_not_aligned_is_not_announced(run, caplog, steps_per_generation):
+    run(STraceTrainer, STraceConfig, num_iterations=1, max_steps=1, steps_per_generation=steps_per_generation)
+    assert ("Every importance ratio will be 1" in caplog.text) == (steps_per_generation == 1)
+
+
+def test_cispo_says_what_a_traced_ratio_does_there(run, caplog):
+    run(GRPOLambdaTrainer, GRPOLambdaConfig, loss_type="cispo", num_iterations=1, max_steps=1)
+    assert "stops the gradient through the ratio" in caplog.text
+    assert "Every importance ratio" not in caplog.text
+
+
+def test_a_resumed_run_equals_the_uninterrupted_one(run, tmp_path):
+    options = dict(save_strategy="steps", save_steps=3, output_dir=str(tmp_path / "whole"))
+    _, expected, expected_log = run(STraceTrainer, STraceConfig, **options)
+    _, resumed, log = run(
+        STraceTrainer, STraceConfig, resume=str(tmp_path / "whole" / "checkpoint-3"), output_dir=str(tmp_path / "again")
+    )
+    same_weights(resumed, expected)
+    assert log[-2]["trace/ratio_std"] == expected_log[-2]["trace/ratio_std"]
+
+
+@pytest.mark.parametrize(("trainer_class", "paper"), [(STraceTrainer, "2605.05965"), (GRPOLambdaTrainer, "2510.00194")])
+def test_the_model_card_cites_the_methods_paper(run, trainer_class, paper):
+    trainer, _, _ = run(trainer_class, max_steps=1)
+    trainer.create_model_card(model_name="tiny")
+    card = (Path(trainer.args.output_dir) / "README.md").read_text()
+    assert paper in card
+    assert f"trained with {trainer._name}" in card.replace("\n", " ")

@@ -54,7 +54,7 @@ def finished_run(request, tmp_path_factory):
 
 def test_run_reports_pass_rates(finished_run):
     _, _, printed = finished_run
-    rates = re.findall(r"pass rate (before|after) training: ([\d.]+) \(16 held-out problems x 2 completions\)", printed)
+    rates = re.findall(r"pass rate (before|after) training: ([\d.]+) \(16 held-out problems x 2 completions,", printed)
     assert [when for when, _ in rates] == ["before", "after"]
     for _, rate in rates:
         # 32 completions: the rate is a count of them.
