@@ -3,9 +3,10 @@
     python benchmarks/step_overhead.py --output benchmarks/results/step_overhead_cpu.json
 
 The learning rate is 0, so every trainer samples the same completions from the same seeds and does the same work but for
-its traces. The trainers take turns, a short run each, in an order that rotates; the ratio of the median generation
-cycles (generation, reward and two optimizer steps) is taken within a turn, and its median over turns is reported with
-its range.
+its traces; logging is on at every step. The trainers take turns, a short run each, in an order that rotates; the ratio
+of the median generation cycles (generation, reward and two optimizer steps) is taken within a turn, and its median over
+turns is reported with its quartiles. On one thread, CPU seconds are given beside wall seconds: they are the steadier
+ones on a shared machine. A GPU has wall seconds only.
 """
 
 import argparse
@@ -15,12 +16,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 
 import torch
 from tqdm.auto import tqdm
 from trace_kernels import processor
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
 from transformers.utils import logging as transformers_logging
 from trl import GRPOConfig, GRPOTrainer
 
@@ -38,22 +39,22 @@ METHODS = {
 
 
 class StepClock(TrainerCallback):
-    """Seconds of every optimizer step, from its batch being asked for to its end."""
+    """Wall and CPU seconds of every optimizer step, from its batch being asked for to its end."""
 
     def __init__(self):
-        self.seconds: list[float] = []
+        self.steps: list[tuple[float, float]] = []
 
     def on_step_begin(self, args, state, control, **kwargs):
-        self.start = time.perf_counter()
+        self.start = time.perf_counter(), time.process_time()
 
     def on_step_end(self, args, state, control, **kwargs):
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        self.seconds.append(time.perf_counter() - self.start)
+        self.steps.append((time.perf_counter() - self.start[0], time.process_time() - self.start[1]))
 
 
-def step_seconds(method: str, model, tokenizer, dataset, steps: int, output_dir: str) -> float:
-    """Median seconds a generation cycle of two optimizer steps takes, without the first cycle."""
+def cycle_seconds(method: str, model, tokenizer, dataset, cycles: int, output_dir: str) -> dict[str, float]:
+    """Median wall and CPU seconds of a generation cycle of two optimizer steps, without the first cycle."""
     trainer_class, config_class, options = METHODS[method]
     clock = StepClock()
     trainer = trainer_class(
@@ -65,7 +66,7 @@ def step_seconds(method: str, model, tokenizer, dataset, steps: int, output_dir:
             num_generations=8,
             max_completion_length=48,
             num_iterations=2,
-            max_steps=2 * steps + 2,
+            max_steps=2 * cycles + 2,
             learning_rate=0.0,
             save_strategy="no",
             report_to="none",
@@ -80,46 +81,49 @@ def step_seconds(method: str, model, tokenizer, dataset, steps: int, output_dir:
         processing_class=tokenizer,
         callbacks=[clock],
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
-    cycles = [sum(clock.seconds[i : i + 2]) for i in range(2, len(clock.seconds), 2)]
-    return median(cycles)
+    pairs = [(clock.steps[i], clock.steps[i + 1]) for i in range(2, len(clock.steps), 2)]
+    return {
+        name: median(first[column] + second[column] for first, second in pairs)
+        for column, name in enumerate(("wall", "cpu"))
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=9)
-    parser.add_argument("--steps", type=int, default=4, help="generation cycles of a run")
+    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--cycles", type=int, default=3, help="generation cycles of a run that count")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, help="JSON file to write; prints only without it")
     arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
     for name in ("credit_trl", "accelerate", "trl"):
         logging.getLogger(name).setLevel(logging.ERROR)
     transformers_logging.set_verbosity_error()
     model = AutoModelForCausalLM.from_pretrained(BASE_MODEL, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(BASE_MODEL)
     dataset = make_dataset(500)
-    seconds: dict[str, list[float]] = {method: [] for method in METHODS}
+    seconds: dict[str, list[dict[str, float]]] = {method: [] for method in METHODS}
     with tempfile.TemporaryDirectory() as folder, tqdm(total=arguments.turns * len(METHODS)) as progress:
         for turn in range(arguments.turns):
             order = list(METHODS)
             for method in order[turn % len(order) :] + order[: turn % len(order)]:
                 progress.set_description(method)
-                seconds[method].append(step_seconds(method, model, tokenizer, dataset, arguments.steps, folder))
+                seconds[method].append(cycle_seconds(method, model, tokenizer, dataset, arguments.cycles, folder))
                 progress.update()
     rows = []
     for method, times in seconds.items():
-        ratios = [a / b for a, b in zip(times, seconds["grpo"], strict=True)]
-        rows.append(
-            {
-                "method": method,
-                "median_seconds": round(median(times), 4),
-                "ratio_median": round(median(ratios), 4),
-                "ratio_min": round(min(ratios), 4),
-                "ratio_max": round(max(ratios), 4),
-            }
-        )
-    print("| method | s / cycle | over GRPO | range |\n|---|---|---|---|")
+        row: dict[str, object] = {"method": method}
+        for clock in ("wall", "cpu"):
+            ratios = [a[clock] / b[clock] for a, b in zip(times, seconds["grpo"], strict=True)]
+            low, middle, high = quantiles(ratios, n=4, method="inclusive")
+            row[f"{clock}_seconds"] = round(median(time[clock] for time in times), 4)
+            row[f"{clock}_ratio"], row[f"{clock}_quartiles"] = round(middle, 4), [round(low, 4), round(high, 4)]
+        rows.append(row)
+    print("| method | wall s | wall ratio | quartiles | CPU s | CPU ratio | quartiles |\n|---|---|---|---|---|---|---|")
     for row in rows:
-        print("| {method} | {median_seconds} | {ratio_median} | {ratio_min} to {ratio_max} |".format(**row))
+        print("| " + " | ".join(str(value) for value in row.values()) + " |")
     if arguments.output:
         result = {
             "command": "python " + " ".join(["benchmarks/step_overhead.py", *sys.argv[1:]]),

@@ -96,7 +96,7 @@ def pretrain(output: Path, *, num_steps: int = 3000, learning_rate: float = 2e-3
     tokenizer = build_tokenizer()
     model = build_model(tokenizer)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-    warmup = min(300, num_steps // 10)
+    warmup = max(1, min(300, num_steps // 10))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
         lambda step: min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / num_steps)),
