@@ -35,14 +35,11 @@ def trace_totals(
     return {name: (value * mask).sum() for name, value in values.items()}
 
 
-def trace_metrics(totals: list[dict[str, float]]) -> dict[str, float]:
-    """The logged figures of a logging window, from the totals of its forward passes: means over the loss tokens.
+def trace_metrics(total: dict[str, float]) -> dict[str, float]:
+    """The logged figures of a logging window, from the sum of its totals: means over the loss tokens.
 
     Non-finite log ratios are counted, not averaged: a single one in a long window has to show.
     """
-    if not totals:
-        return {}
-    total = {name: sum(each[name] for each in totals) for name in totals[0]}
     tokens = max(total["tokens"], 1.0)
     metrics = {
         "trace/eligible_fraction": total["eligible"] / tokens,

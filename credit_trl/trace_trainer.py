@@ -61,7 +61,7 @@ class TraceTrainer(GRPOTrainer):
         args.check_trace_options()  # fields may have been set since the config was made
         super().__init__(model, reward_funcs, args, *positional, **keywords)
         self._loss_inputs: dict | None = None  # the inputs of the loss being computed
-        self._pending_totals: dict[str, list] = {"train": [], "eval": []}
+        self._pending_totals: dict[str, list[torch.Tensor]] = {"train": [], "eval": []}
         self._announce(args)
 
     @staticmethod
@@ -147,16 +147,17 @@ class TraceTrainer(GRPOTrainer):
 
     def _keep_totals(self, totals: dict[str, torch.Tensor]) -> None:
         """Add up over processes and leave the sums on the device until the next log, so that no step waits for them."""
-        reduced = self.accelerator.reduce(torch.stack(list(totals.values())), reduction="sum")
         mode = "train" if self.model.training else "eval"
-        self._pending_totals[mode].append((tuple(totals), reduced))
+        self._total_names = tuple(totals)  # the same for every loss of this trainer
+        self._pending_totals[mode].append(self.accelerator.reduce(torch.stack(list(totals.values())), reduction="sum"))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         mode = "train" if self.model.training else "eval"
-        totals = [dict(zip(names, values.tolist(), strict=True)) for names, values in self._pending_totals[mode]]
-        for name, value in trace_metrics(totals).items():
-            self._metrics[mode][name].append(value)
-        self._pending_totals[mode].clear()
+        if self._pending_totals[mode]:
+            window = torch.stack(self._pending_totals[mode]).sum(0).tolist()
+            for name, value in trace_metrics(dict(zip(self._total_names, window, strict=True))).items():
+                self._metrics[mode][name].append(value)
+            self._pending_totals[mode].clear()
         super().log(logs, start_time)
 
 
