@@ -105,7 +105,8 @@ def task_reward(completions: Sequence[str | list[dict[str, str]]], task: Sequenc
     """The reasoning-gym task's own score of the completion's final answer (`extract_answer`), in [0, 1].
 
     `task` is the column that `load_data("reasoning-gym/...")` writes. Many tasks give a little for a wrong answer of
-    the right kind, such as 0.01 for any number.
+    the right kind, such as 0.01 for any number. A task whose answers are words needs them boxed or tagged: a number
+    anywhere in the completion goes before its last line.
     """
     return [
         score_task(spec, extract_answer(completion_text(completion)))
