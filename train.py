@@ -13,7 +13,14 @@ from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, ProgressCallback
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
-from credit_trl import GRPOLambdaConfig, GRPOLambdaTrainer, STraceConfig, STraceTrainer
+from credit_trl import (
+    GRPOLambdaConfig,
+    GRPOLambdaTrainer,
+    SRPOConfig,
+    SRPOTrainer,
+    STraceConfig,
+    STraceTrainer,
+)
 from credit_trl.data import BOXED_INSTRUCTION, REASONING_GYM, load_data
 from credit_trl.evaluation import pass_rate
 from credit_trl.rewards import REWARDS, check_columns, load_reward
@@ -35,7 +42,7 @@ Train a language model with reinforcement learning from verifiable rewards, and 
       a real pretrained model on word problems, on a CPU
 
 --config FILE.yaml holds any of the options below as `option: value`; what the command line says overrides it.
-The options of --method are TRL's GRPOConfig, and for the trace methods those at the end of the list.
+The options of --method are TRL's GRPOConfig, and for the other methods those at the end of the list.
 Results go to --output_dir: the model, learning_curve.png and trainer_state.json with everything that was logged."""
 
 
@@ -50,7 +57,9 @@ METHODS = {
     "gspo": Method(GRPOTrainer, GRPOConfig, {"importance_sampling_level": "sequence", "loss_type": "grpo"}),
     "grpo_lambda": Method(GRPOLambdaTrainer, GRPOLambdaConfig, {}),
     "p_trace": Method(STraceTrainer, STraceConfig, {"trace_entropy_fraction": 1.0}),
+    "rrpo": Method(SRPOTrainer, SRPOConfig, {"localizer": "random"}),
     "s_trace": Method(STraceTrainer, STraceConfig, {}),
+    "srpo": Method(SRPOTrainer, SRPOConfig, {}),
 }
 
 

@@ -44,8 +44,8 @@ trainer = Spy(
     reward,
     args=STraceConfig(
         folder, per_device_train_batch_size=4, num_generations=4, max_completion_length=12, num_iterations=2,
-        max_steps=2, learning_rate=5e-3, logging_steps=1, save_strategy="no", report_to="none", use_cpu=True, bf16=False,
-        gradient_checkpointing=False, disable_tqdm=True,
+        max_steps=2, learning_rate=5e-3, logging_steps=1, save_strategy="no", report_to="none", use_cpu=True,
+        bf16=False, gradient_checkpointing=False, disable_tqdm=True,
     ),
     train_dataset=Dataset.from_dict({"prompt": ["1+2:", "3*4-5:", "16-0+7:", "9*9:"]}),
 )
