@@ -1,7 +1,10 @@
 """The reset trainer: against GRPO where nothing fails, a batch worked by hand, and what every phase asks for."""
 
-from collections import Counter, defaultdict
-from dataclasses import dataclass
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from transformers import AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from credit_trl import GRPOLambdaConfig, SRPOConfig, SRPOTrainer, STraceConfig, STraceTrainer
+from credit_trl.reset_config import RESET_FIELDS
 from credit_trl.testbed import BASE_MODEL, Problem, answer_reward, first_error, make_dataset
 from credit_trl.traces import eligibility_trace
 
@@ -489,7 +493,7 @@ def test_the_reward_that_speaks_for_correctness(make):
         return [1.0] * len(completions)
 
     data = Dataset.from_dict({"prompt": [A, B], "answer": [9, 3]})
-    found = defaultdict(float)
+    found = {}
     for chosen in (None, "answer_reward", 1):
         options = dict(reward=[praise, answer_reward], data=data, localizer=oracle, max_completion_length=40)
         trainer = make(Scripted, correctness_reward=chosen, **options)
@@ -497,3 +501,24 @@ def test_the_reward_that_speaks_for_correctness(make):
         trainer.train()
         found[chosen] = trainer.state.log_history[0]["reset/seeded_fraction"]
     assert found == {None: 0.0, "answer_reward": 0.5, 1: 0.5}
+
+
+DOCS = (Path(__file__).parents[1] / "docs" / "options.md").read_text()
+
+
+def test_the_documentation_holds_the_fields_and_their_defaults():
+    table = DOCS.split("## The fields of `SRPOConfig`")[1].split("## ")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", table, flags=re.M))
+    defaults = {field.name: field.default for field in fields(SRPOConfig) if field.name in RESET_FIELDS}
+    assert rows == {
+        name: str(value) if not isinstance(value, str) else json.dumps(value) for name, value in defaults.items()
+    }
+
+
+def test_the_documentation_names_every_metric(make):
+    trainer = make(model=str(BASE_MODEL))
+    trainer.train()
+    table = DOCS.split("## The metrics of `SRPOTrainer`")[1]
+    logged = {name for name in trainer.state.log_history[0] if name.startswith("reset/")}
+    for name in logged:
+        assert name in table or ("reset/seconds_" in name and f"`{name.removeprefix('reset/seconds')}`" in table), name
