@@ -234,6 +234,26 @@ def test_phases_ask_for_no_more_than_is_left_and_restore_the_settings(make, loca
         assert log["reset/localization_tokens"] > 0
 
 
+def test_the_suffix_phase_asks_for_the_longest_budget_and_cuts_each_to_its_own(make):
+    """Prefixes of 6 and 12 tokens, of 22: 16 and 10 are left."""
+    longer = PREFIX + "0*3=0\n\n"
+    script = {
+        A: [RIGHT_A, WRONG_A, RIGHT_A, RIGHT_A, RIGHT_A, longer + "0-8=10\n\n#10", RIGHT_A, RIGHT_A],
+        A + PREFIX: ["+" * 30] * 4,
+        A + longer: ["+" * 30] * 4,
+    }
+    data = Dataset.from_dict({"prompt": [A, A], "answer": [9, 9]})
+    trainer = make(Kept, Scripted, data=data, localizer=oracle, max_completion_length=22)
+    trainer.script = script
+    trainer.train()
+    assert [length for _, length, _ in trainer.asked] == [22, 16]
+    (output,) = trainer.outputs
+    assert output["completion_mask"].sum(1).view(2, 8)[:, 4:].unique().tolist() == [22]
+    prefixes = (output["completion_mask"] * (1 - output["tool_mask"])).sum(1).view(2, 8)[:, 4:]
+    assert prefixes.tolist() == [[6] * 4, [12] * 4]
+    assert trainer.state.log_history[0]["reset/generated_tokens"] == 8 * 21 + 8 * 16  # what is cut off was generated
+
+
 def test_settings_are_restored_when_generation_fails(make):
     class Broken:
         def _generate_single_turn(self, *args):
