@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import digit_reward
 from datasets import Dataset
+from peft import LoraConfig
 from test_trace_trainer import largest_difference, same_weights
 from transformers import AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
@@ -394,6 +395,32 @@ def test_evaluation_is_plain_generation(make):
     assert set(roles) == {"fresh"} and trainer.rollout_func is None
     assert "tool_mask" not in trainer.outputs[0]
     assert not any("reset/" in name for name in metrics)
+
+
+# --- with the rest of TRL ---
+
+
+def test_lora_trains_its_adapter(make):
+    class WithAdapter:
+        def __init__(self, *args, **keywords):
+            adapter = LoraConfig(r=4, target_modules="all-linear")
+            super().__init__(*args, peft_config=adapter, **keywords)
+
+    trainer = make(WithAdapter, model=str(BASE_MODEL), localizer="random", max_completion_length=40)
+    trainer.train()
+    log = trainer.state.log_history[0]
+    assert log["reset/seeded_fraction"] > 0 and log["grad_norm"] > 0
+
+
+def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(make, tmp_path):
+    options = dict(localizer="random", max_completion_length=40, max_steps=2, save_strategy="steps", save_steps=1)
+    whole = make(Kept, model=str(BASE_MODEL), **options)
+    whole.train()
+    resumed = make(Kept, model=str(BASE_MODEL), **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-1"))
+    assert whole.outputs[1]["completion_ids"].tolist() == resumed.outputs[0]["completion_ids"].tolist()
+    assert whole.outputs[1]["tool_mask"].min() == 0  # resets were there to be repeated
+    same_weights(resumed.model.state_dict(), whole.model.state_dict())
 
 
 # --- with traces ---
