@@ -13,7 +13,14 @@ from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, ProgressCallback
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
-from credit_trl import GRPOLambdaConfig, GRPOLambdaTrainer, STraceConfig, STraceTrainer
+from credit_trl import (
+    GRPOLambdaConfig,
+    GRPOLambdaTrainer,
+    SRPOConfig,
+    SRPOTrainer,
+    STraceConfig,
+    STraceTrainer,
+)
 from credit_trl.data import BOXED_INSTRUCTION, REASONING_GYM, load_data
 from credit_trl.evaluation import pass_rate
 from credit_trl.rewards import REWARDS, check_columns, load_reward
@@ -35,7 +42,7 @@ Train a language model with reinforcement learning from verifiable rewards, and 
       a real pretrained model on word problems, on a CPU
 
 --config FILE.yaml holds any of the options below as `option: value`; what the command line says overrides it.
-The options of --method are TRL's GRPOConfig, and for the trace methods those at the end of the list.
+The options of --method are TRL's GRPOConfig, and for the other methods those at the end of the list.
 Results go to --output_dir: the model, learning_curve.png and trainer_state.json with everything that was logged."""
 
 
@@ -43,6 +50,7 @@ class Method(NamedTuple):
     trainer: type[GRPOTrainer]
     config: type[GRPOConfig]
     defaults: dict[str, Any]
+    testbed: dict[str, Any] = {}  # for the run without arguments, where a default does not suit the tiny model
 
 
 METHODS = {
@@ -50,7 +58,9 @@ METHODS = {
     "gspo": Method(GRPOTrainer, GRPOConfig, {"importance_sampling_level": "sequence", "loss_type": "grpo"}),
     "grpo_lambda": Method(GRPOLambdaTrainer, GRPOLambdaConfig, {}),
     "p_trace": Method(STraceTrainer, STraceConfig, {"trace_entropy_fraction": 1.0}),
+    "rrpo": Method(SRPOTrainer, SRPOConfig, {"localizer": "random"}),
     "s_trace": Method(STraceTrainer, STraceConfig, {}),
+    "srpo": Method(SRPOTrainer, SRPOConfig, {}, {"localization_max_tokens": 16}),
 }
 
 
@@ -146,13 +156,16 @@ def parse(argv: list[str]) -> tuple[RunArguments, ModelConfig, GRPOConfig]:
     asked.add_argument("--dataset_name", "--dataset-name", default="testbed")
     asked.add_argument("--model_name_or_path", "--model-name-or-path")
     asked_for, _ = asked.parse_known_args(rest)
-    if known.config is None and asked_for.dataset_name == "testbed" and asked_for.model_name_or_path is None:
+    on_testbed = known.config is None and asked_for.dataset_name == "testbed" and asked_for.model_name_or_path is None
+    if on_testbed:
         known.config = str(RECIPES / "testbed.yaml")
     settings = read_settings(known.config) if known.config is not None else {}
     method = settings["method"] = known.method or settings.get("method", "s_trace")
     if method not in METHODS:
         raise ValueError(f"{known.config}: method must be one of {', '.join(METHODS)}, got {method!r}")
 
+    if on_testbed:
+        settings |= METHODS[method].testbed
     parser = TrlParser(argument_classes(method), usage=USAGE, description=DESCRIPTION, formatter_class=HelpFormatter)
     parser.set_defaults_with_config(output_dir="runs/{method}-{model}", **METHODS[method].defaults)
     unknown = parser.set_defaults_with_config(**settings)

@@ -1,6 +1,6 @@
-"""Configurations of the trace trainers: TRL's `GRPOConfig` plus the fields of the trace family."""
+"""What all configurations here share, and those of the trace trainers: `GRPOConfig` plus the trace family's fields."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Self
 
 from trl import GRPOConfig
@@ -9,7 +9,36 @@ from .traces import KERNELS
 
 
 @dataclass
-class TraceConfig(GRPOConfig):
+class CreditConfig(GRPOConfig):
+    """What the configurations share: made from a plain `GRPOConfig`, and checked as a whole.
+
+    A class that inherits from two of them has the fields and the refusals of both.
+    """
+
+    @classmethod
+    def from_grpo_config(cls, args: GRPOConfig) -> Self:
+        """`args` with this class's defaults for the fields that it lacks.
+
+        The finished state is copied: building anew would run TRL's `__post_init__` a second time on fields that it
+        has derived already (it refuses `generation_batch_size` together with `steps_per_generation`).
+        """
+        if not isinstance(args, GRPOConfig):
+            raise TypeError(f"args must be a GRPOConfig or a {cls.__name__}, got {type(args).__name__}")
+        config = object.__new__(cls)
+        # The defaults are written into the instance too, so that they are saved with the training arguments.
+        vars(config).update({one.name: one.default for one in fields(cls) if one.name not in vars(args)} | vars(args))
+        return config
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_options()
+
+    def check_options(self) -> None:
+        """Raise `ValueError` for a value out of range and for TRL options under which the method has no meaning."""
+
+
+@dataclass
+class TraceConfig(CreditConfig):
     """The fields that every trace trainer reads; `STraceConfig` and `GRPOLambdaConfig` are two sets of defaults.
 
     The defaults here are a plain trace in the ratio. All other fields are TRL's and behave as `docs/options.md` says.
@@ -72,29 +101,11 @@ class TraceConfig(GRPOConfig):
         },
     )
 
-    @classmethod
-    def from_grpo_config(cls, args: GRPOConfig) -> Self:
-        """`args` with this class's defaults for the trace fields.
-
-        The finished state is copied: building anew would run TRL's `__post_init__` a second time on fields that it
-        has derived already (it refuses `generation_batch_size` together with `steps_per_generation`).
-        """
-        if not isinstance(args, GRPOConfig):
-            raise TypeError(f"args must be a GRPOConfig or a {cls.__name__}, got {type(args).__name__}")
-        config = object.__new__(cls)
-        # The defaults are written into the instance too, so that they are saved with the training arguments.
-        vars(config).update({name: getattr(cls, name) for name in TRACE_FIELDS} | vars(args))
-        return config
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.check_trace_options()
-
-    def check_trace_options(self) -> None:
-        """Raise `ValueError` for a value out of range and for TRL options under which the trace has no meaning."""
-        _check_choice("trace_kernel", self.trace_kernel, KERNELS)
-        _check_choice("trust_region", self.trust_region, ("trace", "token"))
-        _check_choice("trace_target", self.trace_target, ("ratio", "advantage"))
+    def check_options(self) -> None:
+        super().check_options()
+        check_choice("trace_kernel", self.trace_kernel, KERNELS)
+        check_choice("trust_region", self.trust_region, ("trace", "token"))
+        check_choice("trace_target", self.trace_target, ("ratio", "advantage"))
         if not isinstance(self.trace_normalize, bool):
             raise ValueError(f"trace_normalize must be True or False, got {self.trace_normalize!r}")
         for name in ("trace_lambda", "trace_gamma", "trace_entropy_fraction", "negative_advantage_floor"):
@@ -199,6 +210,6 @@ class GRPOLambdaConfig(TraceConfig):
     )
 
 
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

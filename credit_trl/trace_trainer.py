@@ -16,8 +16,8 @@ import torch
 from accelerate.logging import get_logger
 from transformers import PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
-from trl.trainer.utils import get_config_model_id
 
+from .base_trainer import CreditTrainer
 from .configs import GRPOLambdaConfig, STraceConfig, TraceConfig
 from .metrics import trace_metrics, trace_totals
 from .traces import eligibility_trace, token_trust_region, trace_weights
@@ -29,7 +29,7 @@ logger = get_logger(__name__)
 MAX_TRACED_LOG_RATIO = 20.0
 
 
-class TraceTrainer(GRPOTrainer):
+class TraceTrainer(CreditTrainer):
     """The family that `STraceTrainer` and `GRPOLambdaTrainer` are two sets of defaults of.
 
     Args:
@@ -48,21 +48,10 @@ class TraceTrainer(GRPOTrainer):
 
     @functools.wraps(GRPOTrainer.__init__)  # type: ignore[misc]  # editors and notebooks show TRL's parameters
     def __init__(self, model, reward_funcs=None, args: GRPOConfig | None = None, *positional, **keywords):
-        if args is None:
-            model_name = model if isinstance(model, str) else get_config_model_id(model.config)
-            args = self.config_class(f"{model_name.split('/')[-1]}-{self._name}")
-        elif not isinstance(args, TraceConfig):
-            args = self.config_class.from_grpo_config(args)
-        elif not isinstance(args, self.config_class) and not issubclass(self.config_class, type(args)):
-            raise ValueError(
-                f"args is a {type(args).__name__}, whose defaults are another method's. {type(self).__name__} takes a "
-                f"{self.config_class.__name__}, a TraceConfig or a GRPOConfig."
-            )
-        args.check_trace_options()  # fields may have been set since the config was made
         super().__init__(model, reward_funcs, args, *positional, **keywords)
         self._loss_inputs: dict | None = None  # the inputs of the loss being computed
         self._pending_totals: dict[str, list[torch.Tensor]] = {"train": [], "eval": []}
-        self._announce(args)
+        self._announce(self.args)
 
     @staticmethod
     def _announce(args: TraceConfig) -> None:

@@ -1,11 +1,14 @@
-"""What the trace trainers lean on inside TRL. A failure names what moved: read TRL's change before this test."""
+"""What the trainers lean on inside TRL. A failure names what moved: read TRL's change before this test."""
 
 import inspect
 
+import pytest
+from transformers import AutoTokenizer
 from trl import GRPOTrainer
 
-from credit_trl import GRPOLambdaConfig, GRPOLambdaTrainer
+from credit_trl import GRPOLambdaConfig, GRPOLambdaTrainer, SRPOConfig, SRPOTrainer
 
+MOVED_RESETS = "TRL moved the seam of credit_trl/reset_trainer.py: "
 MOVED = "TRL moved the seam of credit_trl/trace_trainer.py: "
 VISION = (
     "pixel_values",
@@ -102,3 +105,78 @@ def test_vision_arguments_reach_the_forward_pass(run, monkeypatch):
     monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", spy)
     run(WithVision, GRPOLambdaConfig, max_steps=1)
     assert seen == [{name: f"the {name}" for name in VISION}]
+
+
+def test_a_roll_out_is_asked_before_the_rewards_and_its_mask_reaches_the_loss(run):
+    events = []
+
+    class Spy(GRPOTrainer):
+        def _generate(self, prompts):
+            def roll_out(prompts, trainer):
+                events.append("roll-out")
+                ids = self._tokenize_prompts(prompts)[0]
+                env_mask = [[0, 1, 1]] * len(prompts)
+                return dict(prompt_ids=ids, completion_ids=[[5, 6, 7]] * len(ids), logprobs=None, env_mask=env_mask)
+
+            self.rollout_func = roll_out
+            return super()._generate(prompts)
+
+        def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+            events.append("rewards")
+            self.given = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+            return self.given
+
+        def _compute_loss(self, model, inputs):
+            events.append("loss")
+            assert inputs["tool_mask"].tolist() == [[0, 1, 1]] * 8, MOVED_RESETS + "`env_mask` is not the tool mask"
+            assert inputs["num_items_in_batch"] == 16, MOVED_RESETS + "masked tokens are in the loss's denominator"
+            assert inputs["advantages"].shape == (8,), MOVED_RESETS + "advantages are no longer one a completion"
+            return super()._compute_loss(model, inputs)
+
+    trainer, *_ = run(Spy, max_steps=1, num_iterations=1)
+    assert events == ["roll-out", "rewards", "loss"], MOVED_RESETS + f"the order of the calls is {events}"
+    assert trainer.given.shape == (8, 1), MOVED_RESETS + "`_calculate_rewards` no longer returns all processes' (N, F)"
+    assert len(trainer._logs["advantages"]) == 8, MOVED_RESETS + "`_logs['advantages']` no longer holds a batch"
+    assert trainer._metrics["train"] is not None and trainer._pending_extra_logs == {}, MOVED_RESETS + "logging"
+
+
+def test_every_engine_reads_its_settings_at_each_call():
+    source = inspect.getsource(GRPOTrainer._generate_single_turn)
+    assert source.count("generation_config=self.generation_config") == 2, (
+        MOVED_RESETS + "`generate` and continuous batching no longer read `self.generation_config`"
+    )
+    assert "generation_kwargs=self.generation_kwargs" in source, MOVED_RESETS + "`self.generation_kwargs` is not read"
+    parameters = list(inspect.signature(GRPOTrainer._generate_single_turn).parameters)[1:5]
+    assert parameters == ["prompt_ids", "images", "multimodal_fields", "num_generations"], (
+        MOVED_RESETS + "its arguments"
+    )
+
+    from trl.generation.vllm_generation import VLLMGeneration
+
+    source = inspect.getsource(VLLMGeneration.generate)
+    for name in ("temperature", "max_completion_length"):
+        assert f"{name} = self.{name}" in source, MOVED_RESETS + f"vLLM no longer reads its attribute {name}"
+
+
+@pytest.mark.parametrize("template", [None, "{% for message in messages %}{{ message['content'] }}{% endfor %}"])
+def test_completions_are_decoded_as_trl_does(run, tiny_model, prompts, template):
+    """Reward functions see in the phases what TRL itself would hand them later."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    data = prompts
+    if template is not None:
+        tokenizer.chat_template = template
+        data = prompts.map(lambda row: {"prompt": [{"role": "user", "content": row["prompt"]}]})
+    seen = []
+
+    class Spy(SRPOTrainer):
+        def __init__(self, model, reward, args, train_dataset, **keywords):
+            def reward_and_remember(completions, **kwargs):
+                seen.extend(completions)
+                return [0.0, 1.0] * (len(completions) // 2)
+
+            super().__init__(model, reward_and_remember, args=args, train_dataset=data, processing_class=tokenizer)
+
+    options = dict(suffixes_per_prefix=2, localizer="random", max_steps=1)
+    trainer, *_ = run(Spy, SRPOConfig, **options)
+    theirs = list(trainer._logs["completion"])
+    assert sorted(map(str, seen)) == sorted(map(str, theirs)), MOVED_RESETS + "`_generate` decodes in another way"

@@ -20,7 +20,7 @@ from credit_trl.testbed import BASE_MODEL, make_dataset
 
 ROOT = Path(__file__).parent.parent
 TRAIN = ROOT / "train.py"
-METHODS = ("grpo", "gspo", "grpo_lambda", "p_trace", "s_trace")
+METHODS = ("grpo", "gspo", "grpo_lambda", "p_trace", "rrpo", "s_trace", "srpo")
 QUICK = (
     "--max_steps", "2", "--per_device_train_batch_size", "32", "--steps_per_generation", "1",
     "--dataset_size", "64", "--eval_size", "16", "--eval_samples", "2",
@@ -47,6 +47,7 @@ def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
 def finished_run(request, tmp_path_factory):
     """A method's name, the folder with what its run left, and what it printed."""
     folder = tmp_path_factory.mktemp(request.param)
+    # The testbed's model was never shown how to end the naming of a step.
     result = run("--method", request.param, *QUICK, folder=folder)
     assert result.returncode == 0, result.stderr
     return request.param, folder / "runs" / f"{request.param}-testbed", result.stdout
@@ -90,8 +91,10 @@ def test_run_logs_what_its_method_does(finished_run):
     assert 0 <= steps[0]["reward"] <= 1
     fractions = [entry.get("trace/eligible_fraction") for entry in steps]
     ratio_spread = [entry.get("trace/ratio_std") for entry in steps]
-    if method in ("grpo", "gspo"):
+    if method not in ("grpo_lambda", "p_trace", "s_trace"):
         assert fractions == [None, None]
+        resets = [entry.get("reset/seeded_fraction", -1) for entry in steps]
+        assert max(resets) > 0 if method in ("rrpo", "srpo") else resets == [-1, -1]
         return
     assert ratio_spread[0] == 0  # the first use of a batch is on policy ...
     assert ratio_spread[1] > 0  # ... and the second is not
@@ -108,6 +111,7 @@ def test_run_was_configured_for_its_method(finished_run):
     assert args.importance_sampling_level == ("sequence" if method == "gspo" else "token")
     assert isinstance(args, GRPOLambdaConfig) == (method == "grpo_lambda")
     assert isinstance(args, STraceConfig) == (method in ("p_trace", "s_trace"))
+    assert getattr(args, "localizer", None) == {"rrpo": "random", "srpo": "self"}.get(method)
 
 
 def test_held_out_problems_are_not_trained_on():
@@ -133,11 +137,15 @@ def test_recipes_hold_the_papers_values(method):
         "gspo": {"importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4},
         "grpo_lambda": {"trace_lambda": 0.99, "trace_gamma": 1.0, "negative_advantage_floor": -0.1},
         "p_trace": {"trace_entropy_fraction": 1.0, "trust_region": "token", "trace_normalize": True},
+        "rrpo": {"localizer": "random", "suffixes_per_prefix": 4, "loss_type": "grpo", "num_generations": 8},
+        "srpo": {"localizer": "self", "localization_temperature": 0.3, "loss_type": "grpo", "step_delimiter": "\n\n"},
         "s_trace": {"trace_entropy_fraction": 0.2, "trust_region": "token", "trace_normalize": True},
     }[method]
     assert {name: getattr(args, name) for name in expected} == expected
     # A batch of completions makes this many optimizer steps.
-    assert args.steps_per_generation // args.gradient_accumulation_steps == (1 if method == "grpo" else 4)
+    assert args.steps_per_generation // args.gradient_accumulation_steps == (
+        1 if method in ("grpo", "rrpo", "srpo") else 4
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -200,7 +208,10 @@ CPU = ["--bf16", "false", "--use_cpu", "true"]
         (["--config", "nowhere.yaml"], "No such file or directory: 'nowhere.yaml'"),
         (["--config", "{list}"], "must hold a mapping of option: value, and holds a list"),
         (["--config", "{broken}"], "is no valid YAML"),
-        (["--config", "{sarsa}"], "method must be one of grpo, gspo, grpo_lambda, p_trace, s_trace, got 'sarsa'"),
+        (
+            ["--config", "{sarsa}"],
+            "must be one of grpo, gspo, grpo_lambda, p_trace, rrpo, s_trace, srpo, got 'sarsa'",
+        ),
         (["--config", "{typo}", *CPU], "no option 'trace_lamda' with --method s_trace; did you mean trace_lambda?"),
         (["--trace_lamda", "1", *CPU], "no option 'trace_lamda' with --method s_trace; did you mean trace_lambda?"),
         (

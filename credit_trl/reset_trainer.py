@@ -1,0 +1,198 @@
+"""Reset groups in TRL's GRPO trainer, through one seam and without copying its loss, sampler or reward calls.
+
+`GRPOTrainer._generate` takes what its `rollout_func` returns, here the phases of `reset_rollout.py`. The `env_mask`
+keeps the prefixes out of the loss, its denominator and every token metric of TRL. `_calculate_rewards` hands TRL the
+rewards of the phases, and the advantages that TRL makes of them are replaced by those of the groups (`resets.py`).
+"""
+
+import copy
+import functools
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from trl import GRPOConfig, GRPOTrainer
+from trl.chat_template_utils import parse_response
+from trl.data_utils import is_conversational
+
+from .base_trainer import CreditTrainer
+from .localization import FailedCompletion, check_localizer
+from .reset_config import SRPOConfig
+from .reset_rollout import RollOut, Sample
+from .resets import group_advantages
+
+
+class SRPOTrainer(CreditTrainer):
+    """SRPO and RRPO (arXiv 2605.25507). Defaults: `SRPOConfig`; a plain `GRPOConfig` gets them for the fields it lacks.
+
+    Args:
+        localizer: a callable that takes a list of `FailedCompletion` and returns the 1-based step of the first error of
+            each, instead of `args.localizer`.
+        step_delimiter: a callable that takes a completion's text and returns the character offsets after which a step
+            ends, instead of `args.step_delimiter`.
+
+    All other arguments are those of `trl.GRPOTrainer`. Reward functions get a `completion_role` column: "base", "reset"
+    (continues a prefix), "fresh" (any other, also in evaluation) or "seed" (drawn to be cut, not trained).
+    """
+
+    config_class = SRPOConfig
+    args: SRPOConfig
+    model: PreTrainedModel
+    _tag_names = ["trl", "srpo"]
+    _name = "SRPO"
+    _paper = {
+        "title": "Credit Assignment with Resets in Language Model Reasoning",
+        "id": "2605.25507",
+        "citation": textwrap.dedent("""\
+            @article{samanta2026credit,
+                title        = {{Credit Assignment with Resets in Language Model Reasoning}},
+                author       = {Ankur Samanta and Akshayaa Magesh and Ayush Jain and Youliang Yu and Daniel Jiang and
+                                Kavosh Asadi and Kaveh Hassani and Paul Sajda and Jalaj Bhandari and Yonathan Efroni},
+                year         = 2026,
+                eprint       = {arXiv:2605.25507},
+            }"""),
+    }
+
+    @functools.wraps(GRPOTrainer.__init__)  # type: ignore[misc]  # editors and notebooks show TRL's parameters
+    def __init__(
+        self,
+        model,
+        reward_funcs=None,
+        args: GRPOConfig | None = None,
+        *positional,
+        localizer: Callable[[list[FailedCompletion]], Sequence[int]] | None = None,
+        step_delimiter: Callable[[str], Sequence[int]] | None = None,
+        **keywords,
+    ):
+        super().__init__(model, reward_funcs, args, *positional, **keywords)
+        self._localizer = check_localizer(self.args.localizer if localizer is None else localizer)  # type: ignore[arg-type]
+        self._step_delimiter = step_delimiter or self.args.step_delimiter
+        for name, refused in {
+            "rollout_func": self.rollout_func is not None,
+            "tools": bool(self.tools),
+            "environment_factory": self.environment_factories is not None,
+            "processing_class (multimodal)": self._is_vlm,
+        }.items():
+            if refused:
+                raise ValueError(f"{name} cannot work with reset groups, which are a roll-out of text of their own.")
+        names, chosen = self.reward_func_names, self.args.correctness_reward
+        if chosen is None or isinstance(chosen, int):
+            chosen = names[chosen or 0] if -len(names) <= (chosen or 0) < len(names) else chosen
+        if chosen not in names:
+            raise ValueError(f"correctness_reward must be one of {names} or an index of them, got {chosen!r}")
+        self._correctness = names.index(chosen)
+        eos_and_pad = (*self.eos_token_ids, self._tokenizer.pad_token_id)
+        self._end_ids = frozenset(eos_and_pad)
+        self._roll: RollOut | None = None
+
+    # --- what TRL calls ---
+
+    def _generate_and_score_completions(self, inputs):
+        if not self.model.training:
+            return super()._generate_and_score_completions(inputs)
+        self._roll = roll = RollOut(self, inputs)
+        try:
+            output = super()._generate_and_score_completions(inputs)
+        finally:
+            self._roll = None
+        advantages = group_advantages(
+            roll.rewards,
+            self.reward_weights,
+            torch.tensor([slot.group for slot in roll.plan.slots]),
+            scale_rewards=self.scale_rewards,
+            multi_objective_aggregation=self.multi_objective_aggregation,
+        )
+        output["advantages"] = advantages[roll.rank * len(inputs) : (roll.rank + 1) * len(inputs)]
+        logged: Any = self._logs["advantages"]
+        for _ in range(len(advantages)):
+            logged.pop()
+        logged.extend(advantages.tolist())
+        for name, value in roll.metrics.items():
+            self._metrics["train"][name].append(value)
+        return output
+
+    def _generate(self, prompts):
+        # In evaluation there is no roll-out: TRL generates as ever.
+        self.rollout_func = None if self._roll is None else self._roll_out
+        return super()._generate(prompts)
+
+    def _roll_out(self, prompts, trainer) -> dict[str, list | None]:
+        roll = self._roll
+        assert roll is not None
+        roll.run(prompts)
+        self._pending_extra_logs.update(roll.columns)  # TRL gathers them into the completions table
+        logprobs = [sample.logprobs for sample in roll.samples]
+        return {
+            "prompt_ids": roll.prompt_ids,
+            "completion_ids": [sample.ids for sample in roll.samples],
+            "logprobs": None if logprobs[0] is None else logprobs,
+            "env_mask": roll.env_mask,
+        }
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        if self._roll is not None:
+            return self._roll.rewards  # every completion was scored in its phase
+        inputs = [{**row, "completion_role": "fresh"} for row in inputs]
+        return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+
+    # --- what the roll-out asks for ---
+
+    def _token_ids(self, prompts: list) -> list[list[int]]:
+        return [list(ids) for ids in self._tokenize_prompts(prompts)[0]]
+
+    def _sample(self, prompt_ids: list[list[int]], max_tokens: int, temperature: float | None = None) -> list[Sample]:
+        """One completion for each of `prompt_ids`, from whichever engine TRL generates with."""
+        with self._sampling(max_tokens, self.temperature if temperature is None else temperature):
+            ids, logprobs = self._generate_single_turn(prompt_ids, None, {}, 1)
+        if logprobs is None:
+            return [Sample(list(one)) for one in ids]
+        return [Sample(list(one), list(values)) for one, values in zip(ids, logprobs, strict=True)]
+
+    @contextmanager
+    def _sampling(self, max_tokens: int, temperature: float) -> Iterator[None]:
+        """Every engine reads these settings anew at each call."""
+        engine: Any = self
+        changes: dict[str, Any]
+        if self.use_vllm:
+            engine, changes = self.vllm_generation, {"max_completion_length": max_tokens, "temperature": temperature}
+        else:
+            settings = {"max_new_tokens": max_tokens, "temperature": temperature}
+            config = copy.deepcopy(self.generation_config)
+            config.update(**settings)
+            changes = {"generation_config": config, "generation_kwargs": self.generation_kwargs | settings}
+        before = {name: getattr(engine, name) for name in changes}
+        try:
+            vars(engine).update(changes)
+            yield
+        finally:
+            vars(engine).update(before)
+
+    def _score(
+        self, inputs: list[dict], prompt_ids: list[list[int]], ids: list[list[int]]
+    ) -> tuple[torch.Tensor, dict]:
+        """TRL's rewards of all processes' rows, and what the reward functions logged for the completions table."""
+        prompts = [row["prompt"] for row in inputs]
+        rewards = super()._calculate_rewards(inputs, prompts, self._decode(prompts, prompt_ids, ids), ids)
+        columns = dict(self._pending_extra_logs)
+        self._pending_extra_logs.clear()
+        return rewards, columns
+
+    def _decode(self, prompts: list, prompt_ids: list[list[int]], ids: list[list[int]]) -> list:
+        """Completions as TRL hands them to reward functions: it decodes only after the roll-out."""
+        if not is_conversational({"prompt": prompts[0]}):
+            return self._tokenizer.batch_decode(ids, skip_special_tokens=True)
+        if any(getattr(self._tokenizer, name, None) is not None for name in ("response_template", "response_schema")):
+            pairs = zip(ids, prompt_ids, strict=True)
+            return [[parse_response(self._tokenizer, one, prefix=prefix)] for one, prefix in pairs]
+        contents = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [[{"role": "assistant", "content": content}] for content in contents]
+
+    def _decode_exactly(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def _failed(self, rewards: torch.Tensor) -> torch.Tensor:
+        """Which rows' completions are wrong. One that was not scored is neither a seed nor counted as wrong."""
+        return rewards[:, self._correctness] < self.args.failure_threshold

@@ -1,0 +1,233 @@
+"""Reset groups (RRPO and SRPO, arXiv 2605.25507): seeds, reset points and group-wise advantages. No model, no TRL.
+
+A prompt has `num_generations` = G trained completions. Some are fresh, the base group; the others continue a shared
+prefix, which is cut from a failed completion (the seed) just before one of its steps (`steps.py`). `docs/methods.md`
+describes the method.
+
+Shape suffixes: N completions, prompt by prompt; F reward functions; K groups, M rows of the largest group.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+
+class Seed(NamedTuple):
+    """A failed completion that is cut into a prefix: the `candidate`-th one of its `prompt`, and the uniform number in
+    [0, 1) that chooses its reset step where nothing else does."""
+
+    prompt: int
+    candidate: int
+    uniform: float
+
+
+class Slot(NamedTuple):
+    """A trained completion: its `prompt`, the `group` it is normalised in (unique in the batch), and the index in
+    `GroupPlan.seeds` of the seed whose prefix it continues; None for a fresh completion."""
+
+    prompt: int
+    group: int
+    seed: int | None
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """What is generated for a batch of P prompts, so that a trainer runs each phase once for all prompts.
+
+    1. Base: the first `base_size` slots of every prompt are fresh and are drawn before the plan is made.
+    2. Localisation: one call for all `seeds`, which are in the order of the prompts.
+    3. The slots from `base_size` on of every prompt, each after the prefix of its seed; fresh where it has none.
+
+    `slots` holds all P * G, prompt by prompt, as TRL orders them: a process takes its own slice.
+    """
+
+    base_size: int
+    seeds: tuple[Seed, ...]
+    slots: tuple[Slot, ...]
+
+
+def check_split(num_generations: int, num_reset_prefixes: int, suffixes_per_prefix: int) -> int:
+    """Size of the base group: `num_generations` less `num_reset_prefixes` groups of `suffixes_per_prefix`.
+
+    Raises:
+        ValueError: no reset prefix, a group of one (its advantage would always be 0), or more than fits.
+    """
+    if num_reset_prefixes < 1:
+        raise ValueError(f"num_reset_prefixes must be at least 1, got {num_reset_prefixes}. Without resets use GRPO.")
+    if suffixes_per_prefix < 2:
+        raise ValueError(
+            f"suffixes_per_prefix must be at least 2, got {suffixes_per_prefix}: an advantage is relative to a group."
+        )
+    base_size = num_generations - num_reset_prefixes * suffixes_per_prefix
+    split = f"num_reset_prefixes={num_reset_prefixes} times suffixes_per_prefix={suffixes_per_prefix}"
+    if base_size < 0:
+        raise ValueError(f"{split} does not fit into num_generations={num_generations}. Lower one, or raise the last.")
+    if base_size == 1:
+        raise ValueError(
+            f"{split} leaves a base group of 1 of num_generations={num_generations}, and an advantage is relative to a "
+            "group: leave none, or at least 2."
+        )
+    return base_size
+
+
+def plan_groups(
+    failed: Sequence[Sequence[bool]],
+    *,
+    num_generations: int,
+    num_reset_prefixes: int,
+    suffixes_per_prefix: int,
+    seed: int,
+    step: int,
+) -> GroupPlan:
+    """Choose the seeds of every prompt among its failed candidates, and lay out its `num_generations` slots.
+
+    A prompt with fewer than `num_reset_prefixes` failures has no resets: all its slots are fresh and form one group.
+
+    Args:
+        failed: for every prompt of the global batch, in order, which of its candidates failed. The candidates are its
+            base completions, or untrained ones that were drawn to find a seed; their number may differ by prompt.
+        seed: of the run.
+        step: of the generation. The choice depends on `seed`, `step`, the prompt's index and its own failures alone,
+            so any number of processes that know `failed` make the same plan.
+
+    Raises:
+        ValueError: a split that does not fit, see `check_split`.
+    """
+    base_size = check_split(num_generations, num_reset_prefixes, suffixes_per_prefix)
+    seeds: list[Seed] = []
+    slots: list[Slot] = []
+    for prompt, outcomes in enumerate(failed):
+        group = prompt * num_generations
+        failures = [candidate for candidate, has_failed in enumerate(outcomes) if has_failed]
+        if len(failures) < num_reset_prefixes:
+            slots += [Slot(prompt, group, None)] * num_generations
+            continue
+        draws = random.Random(f"{seed}/{step}/{prompt}")  # hashed as text, the same in every process
+        slots += [Slot(prompt, group, None)] * base_size
+        for number, candidate in enumerate(draws.sample(failures, num_reset_prefixes), start=1):
+            slots += [Slot(prompt, group + number, len(seeds))] * suffixes_per_prefix
+            seeds.append(Seed(prompt, candidate, draws.random()))
+    return GroupPlan(base_size, tuple(seeds), tuple(slots))
+
+
+class Reset(NamedTuple):
+    """Regenerate from the `step`-th step on, 1-based: the prefix is steps 1 .. step - 1. `fallback`: a random one."""
+
+    step: int
+    fallback: bool
+
+
+def choose_reset(first_error: int | None, num_steps: int, *, uniform: float, reset_offset: int = 0) -> Reset:
+    """The step to reset to: `reset_offset` steps before the first error, at least 1.
+
+    Args:
+        first_error: 1-based step of the first error. None, or a step that does not exist: a step drawn uniformly from
+            all of them, to which the offset does not apply.
+        num_steps: of the failed completion. One without steps is regenerated from its beginning.
+        uniform: in [0, 1), the draw that decides a random step; `Seed.uniform`.
+        reset_offset: how many steps earlier than the error to reset, 0 for the error itself.
+
+    Raises:
+        ValueError: `uniform` or `reset_offset` out of range.
+    """
+    if not 0 <= uniform < 1:
+        raise ValueError(f"uniform must be in [0, 1), got {uniform}")
+    if reset_offset < 0:
+        raise ValueError(f"reset_offset must be at least 0, got {reset_offset}: a prefix with the error would be kept")
+    if first_error is None or not 1 <= first_error <= num_steps:
+        return Reset(1 + int(uniform * num_steps), fallback=True)
+    return Reset(max(first_error - reset_offset, 1), fallback=False)
+
+
+def group_advantages(
+    rewards_per_func: torch.Tensor,
+    reward_weights: torch.Tensor,
+    group_ids: torch.Tensor,
+    *,
+    scale_rewards: str = "group",
+    multi_objective_aggregation: str = "sum_then_normalize",
+) -> torch.Tensor:
+    """TRL's advantages with every group normalised on its own, whatever the sizes and the order of the groups.
+
+    Equal to TRL's numbers to the bit where every run of `num_generations` rows is one group. With r = sum over f of
+    weight[f] * reward[f], and mean and std (Bessel's) over the rows of a group:
+
+    - `sum_then_normalize`: r - mean(r), over std(r) + 1e-4 for "group", over the whole batch's std + 1e-4 for "batch";
+    - `normalize_then_sum`: r of the group-wise normalised rewards, normalised over the whole batch. As in TRL,
+      `scale_rewards` has no part in it.
+
+    Args:
+        rewards_per_func: (N, F) rewards. NaN for a reward function's `None`, which no mean, std or sum counts.
+        reward_weights: (F,).
+        group_ids: (N,) integers, equal for the rows of a group.
+        scale_rewards: "group", "batch" or "none".
+        multi_objective_aggregation: "sum_then_normalize" or "normalize_then_sum".
+
+    Returns:
+        (N,) advantages, dtype and device of `rewards_per_func`; 0 where no function gave a reward, or nothing else in
+        the group has one.
+
+    Raises:
+        ValueError: an unknown setting, or shapes that do not match.
+    """
+    _check_advantages(rewards_per_func, reward_weights, group_ids, scale_rewards, multi_objective_aggregation)
+    weights_F = reward_weights.to(rewards_per_func)
+    unscorable_N = torch.isnan(rewards_per_func).all(dim=1)
+
+    # Groups become rows that are padded with NaN, which the means below skip as they skip missing rewards.
+    group_N, size_K = torch.unique(group_ids.to(rewards_per_func.device), return_inverse=True, return_counts=True)[1:]
+    order_N = torch.argsort(group_N, stable=True)
+    first_K = size_K.cumsum(0) - size_K
+    column_N = torch.empty_like(order_N)
+    column_N[order_N] = torch.arange(len(order_N), device=order_N.device) - first_K[group_N[order_N]]
+
+    def grouped(values: torch.Tensor) -> torch.Tensor:  # (N, ...) to (K, M, ...)
+        rows = values.new_full((len(size_K), int(size_K.max()), *values.shape[1:]), torch.nan)
+        rows[group_N, column_N] = values
+        return rows
+
+    if multi_objective_aggregation == "normalize_then_sum":
+        rewards_KMF = grouped(rewards_per_func)
+        mean_K1F = torch.nanmean(rewards_KMF, dim=1, keepdim=True)
+        normalized_KMF = (rewards_KMF - mean_K1F) / (_nanstd(rewards_KMF, dim=1) + 1e-4)
+        rewards_N = (normalized_KMF[group_N, column_N] * weights_F).nansum(dim=1)
+        rewards_N = rewards_N.masked_fill(unscorable_N, torch.nan)
+        advantages_N = (rewards_N - torch.nanmean(rewards_N)) / (_nanstd(rewards_N, dim=0) + 1e-4)
+    else:
+        rewards_N = (rewards_per_func * weights_F).nansum(dim=1).masked_fill(unscorable_N, torch.nan)
+        rewards_KM = grouped(rewards_N)
+        advantages_N = rewards_N - torch.nanmean(rewards_KM, dim=1)[group_N]
+        if scale_rewards == "group":
+            advantages_N = advantages_N / (_nanstd(rewards_KM, dim=1)[group_N, 0] + 1e-4)
+        elif scale_rewards == "batch":
+            advantages_N = advantages_N / (_nanstd(rewards_N, dim=0) + 1e-4)
+    return torch.nan_to_num(advantages_N, nan=0.0)
+
+
+def _nanstd(x: torch.Tensor, dim: int) -> torch.Tensor:
+    """Standard deviation with Bessel's correction over what is not NaN, NaN for fewer than two; keeps the dimension."""
+    mean = torch.nanmean(x, dim=dim, keepdim=True)
+    count = (~torch.isnan(x)).sum(dim=dim, keepdim=True).to(x.dtype)
+    correction = torch.where(count > 1, count / (count - 1), torch.nan)
+    return torch.sqrt(torch.nanmean((x - mean) ** 2, dim=dim, keepdim=True) * correction)
+
+
+def _check_advantages(rewards_per_func, reward_weights, group_ids, scale_rewards, multi_objective_aggregation):
+    if rewards_per_func.dim() != 2:
+        raise ValueError(f"rewards_per_func must have shape (N, F), got {tuple(rewards_per_func.shape)}")
+    N, F = rewards_per_func.shape
+    for name, tensor, shape in (("reward_weights", reward_weights, (F,)), ("group_ids", group_ids, (N,))):
+        if tensor.shape != shape:
+            raise ValueError(
+                f"{name} must have shape {shape} for rewards_per_func ({N}, {F}), got {tuple(tensor.shape)}"
+            )
+    if scale_rewards not in ("group", "batch", "none"):
+        raise ValueError(f"scale_rewards must be 'group', 'batch' or 'none', got {scale_rewards!r}")
+    if multi_objective_aggregation not in ("sum_then_normalize", "normalize_then_sum"):
+        raise ValueError(
+            "multi_objective_aggregation must be 'sum_then_normalize' or 'normalize_then_sum', got "
+            f"{multi_objective_aggregation!r}"
+        )
