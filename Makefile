@@ -22,7 +22,7 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test-slow: $(VENV)/.installed  ## what takes minutes or a download, on the real model
+test-slow: $(VENV)/.installed $(MODEL)  ## what takes minutes or a download, on the real model
 	$(BIN)/python -m pytest -m slow
 
 train-real: $(VENV)/.installed $(MODEL)  ## LoRA on a pretrained model and word problems, on a CPU

@@ -148,7 +148,6 @@ def test_equals_the_definition_on_any_ids(name, data, delimiter):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SMOLLM2.is_dir(), reason="needs `make models/SmolLM2-135M-Instruct`")
 def test_equals_the_definition_on_smollm2():
     tokenizer = AutoTokenizer.from_pretrained(SMOLLM2)
 
