@@ -10,6 +10,17 @@ from trl import GRPOConfig
 
 from credit_trl.testbed.pretrain import build_tokenizer
 
+# What every training run in the tests wants of TRL's and the Trainer's settings.
+QUIET_ON_CPU = dict(
+    logging_steps=1,
+    save_strategy="no",
+    report_to="none",
+    use_cpu=True,
+    bf16=False,
+    gradient_checkpointing=False,
+    disable_tqdm=True,
+)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def single_thread():
@@ -61,7 +72,7 @@ def run(tiny_model, prompts, tmp_path) -> Callable:
     """
 
     def run(trainer_class, config_class=GRPOConfig, *, trainer_options=None, resume=None, **options):
-        settings = dict(
+        settings = QUIET_ON_CPU | dict(
             output_dir=str(tmp_path / "run"),
             per_device_train_batch_size=8,
             num_generations=4,
@@ -69,13 +80,6 @@ def run(tiny_model, prompts, tmp_path) -> Callable:
             num_iterations=3,
             max_steps=6,
             learning_rate=5e-3,
-            logging_steps=1,
-            save_strategy="no",
-            report_to="none",
-            use_cpu=True,
-            bf16=False,
-            gradient_checkpointing=False,
-            disable_tqdm=True,
         )
         trainer = trainer_class(
             tiny_model,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import digit_reward
+from conftest import QUIET_ON_CPU, digit_reward
 from datasets import Dataset
 from peft import LoraConfig
 from test_trace_trainer import largest_difference, same_weights
@@ -53,20 +53,13 @@ class Kept:
         return output
 
 
-SETTINGS = dict(
+SETTINGS = QUIET_ON_CPU | dict(
     per_device_train_batch_size=16,
     num_generations=8,
     max_completion_length=24,
     max_steps=1,
     learning_rate=1e-2,
     localization_max_tokens=4,
-    logging_steps=1,
-    save_strategy="no",
-    report_to="none",
-    use_cpu=True,
-    bf16=False,
-    gradient_checkpointing=False,
-    disable_tqdm=True,
     shuffle_dataset=False,
 )
 
