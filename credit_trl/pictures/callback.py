@@ -55,18 +55,13 @@ class CreditHeatmapCallback(TrainerCallback):
         num_completions: of a picture, those with the largest advantages in size.
 
     Raises:
-        ValueError: a number below 1, or `use_liger_kernel=True`, which fuses the loss with the log-probabilities.
+        ValueError: a number below 1.
     """
 
     def __init__(self, trainer: GRPOTrainer, *, every: int = 100, num_completions: int = 4):
         for name, value in (("every", every), ("num_completions", num_completions)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        if trainer.args.use_liger_kernel:
-            raise ValueError(
-                "use_liger_kernel=True computes the loss without the tokens' log-probabilities, so no token's credit "
-                "can be read. Set use_liger_kernel=False, or leave the callback out."
-            )
         self.trainer = trainer
         self.every = every
         self.num_completions = num_completions
