@@ -168,12 +168,15 @@ def train(name: str, model: str, folder: Path, processes: int) -> dict:
     trainer.train()
     engine = what_ran(trainer)
     trainer.evaluate()
+    saved = folder / f"saved-{name}"
+    trainer.save_model(str(saved))
     return dict(
         engine=engine,
         weights=snapshots.weights,
         log=trainer.state.log_history,
         calls=trainer.calls,
         tables=trainer.tables,
+        saved=saved,
     )
 
 

@@ -8,33 +8,21 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from launching import PROCESSES, TWO_PROCESSES, launch
+from safetensors.torch import load_file
 
 from credit_trl.testbed import BASE_MODEL
 
 pytestmark = pytest.mark.distributed_engines
 
-ZERO3 = PROCESSES | {
-    "distributed_type": "DEEPSPEED",
-    "deepspeed_config": {
-        "zero_stage": 3,
-        "zero3_init_flag": True,
-        "offload_optimizer_device": "none",
-        "offload_param_device": "none",
-    },
-    "use_cpu": False,
-}
-FSDP2 = PROCESSES | {
-    "distributed_type": "FSDP",
-    "fsdp_config": {
-        "fsdp_version": 2,
-        "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-        "fsdp_reshard_after_forward": True,
-        "fsdp_cpu_ram_efficient_loading": False,
-        "fsdp_offload_params": False,
-    },
-    "use_cpu": False,
-}
+
+def shipped(name: str) -> dict:
+    """A configuration as users get it, but for the number of processes and the precision."""
+    return yaml.safe_load(Path(__file__).parents[1].joinpath("accelerate_configs", name).read_text()) | PROCESSES
+
+
+ZERO3, FSDP2 = shipped("zero3.yaml"), shipped("fsdp2.yaml")
 # accelerate's configuration, and what the run has to turn out to be: type, processes, wrapper, how parameters are held.
 ENGINES = {
     "ddp_2": (TWO_PROCESSES, ("MULTI_CPU", 2, "DistributedDataParallel", "whole")),
@@ -135,6 +123,16 @@ def test_an_engine_samples_scores_and_updates_as_one_process(trained, engine, ru
 def update(record: dict, step: int) -> torch.Tensor:
     before, after = record["weights"][step - 1 : step + 1]
     return torch.cat([(after[name] - before[name]).flatten() for name in before])
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_saved_model_is_the_trained_one(trained, engine, run):
+    for record in trained(engine)[run]:
+        saved = {file.name: file for file in record["saved"].iterdir()}
+        weights = load_file(saved["adapter_model.safetensors" if run.endswith("+lora") else "model.safetensors"])
+        for name, value in record["weights"][-1].items():
+            assert torch.equal(weights[name.replace(".default", "")], value), name
 
 
 @pytest.mark.parametrize("engine", ENGINES)
