@@ -68,19 +68,18 @@ NUM_CANDIDATES = 5
 TUNING_SEEDS = (1000, 1001)
 SEEDS = tuple(range(10))
 
-TRACES = ("s_trace", "grpo_lambda recent", "p_trace", "grpo_lambda both")
+TRACES = ("s_trace", "grpo_lambda recent")
 RESETS = ("srpo 1x4", "srpo 1x4 oracle")
 FURTHEST = ("srpo 1x4 furthest", "srpo 1x4 oracle furthest")
 # What matters most comes first. Not everything everywhere: each setting has what is of interest in it.
 SUITE = (
-    ("long", ("grpo", *RESETS, *TRACES[:2])),
+    ("long", ("grpo", *RESETS, *TRACES)),
     ("rare", ("grpo", *FURTHEST, *RESETS)),
     ("short", ("grpo", *RESETS)),
-    ("rare", (*TRACES[:2], "rrpo")),
-    ("long_reuse", ("grpo", *TRACES[:2], "gspo", "gmpo", "grpo_lambda advantage", "srpo 1x4")),
-    ("long", ("rrpo", "srpo 2x4", "srpo 1x8", *TRACES[2:], "gspo", "srpo 1x4 s_trace")),
-    ("long_reuse", (*TRACES[2:], "grpo_lambda both advantage", "rrpo")),
-    ("short", (*TRACES[:2], "rrpo")),
+    ("rare", (*TRACES, "rrpo")),
+    ("long_reuse", ("grpo", *TRACES, "gspo", "gmpo", "grpo_lambda advantage", "srpo 1x4")),
+    ("long", ("rrpo", "srpo 2x4", "srpo 1x8", "p_trace", "srpo 1x4 s_trace")),
+    ("long_reuse", ("grpo_lambda both", "grpo_lambda both advantage")),
     ("long", ("srpo 2x4 oracle", "srpo 1x8 oracle")),
 )
 

@@ -3,10 +3,11 @@
     make test-vllm   # makes the environment
     .venv-vllm/bin/python benchmarks/prefix_cache.py --output benchmarks/results/prefix_cache_cpu.json
 
-Two processes train with `SRPOTrainer` (random resets) at learning rate 0, one with `enable_prefix_caching`, one
-without, on one thread and in float32. They take turns, a step each, in an order that alternates. They sample from the
-same seeds: a turn counts only where both were asked to continue the same prefixes. What is timed is the engine's call
-for the continuations; the ratio is taken within a turn, and its median over turns is reported with its quartiles.
+Two processes roll out with `SRPOTrainer` (random resets), one with `enable_prefix_caching`, one without, on one thread
+and in float32; nothing is trained. They take turns, a generation batch each, in an order that alternates. They sample
+from the same seeds: a turn counts only where both were asked to continue the same prefixes. What is timed is the
+engine's call for the continuations; the ratio is taken within a turn, and its median over turns is reported with its
+quartiles.
 """
 
 import argparse
@@ -25,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "scripts"))
 from vllm_on_cpu import environment, use_plain_engine  # noqa: E402
 
+NUM_GENERATIONS = 8
 BLOCK = 32  # tokens; vLLM's default is 16 on a GPU, and 128 on a CPU
 
 
@@ -35,7 +37,8 @@ def testbed() -> dict:
         model=str(BASE_MODEL),
         reward_funcs=answer_reward,
         train_dataset=make_dataset(200, min_steps=16, max_steps=16),
-        options=dict(per_device_train_batch_size=64, max_completion_length=120),
+        completions=64,
+        options=dict(max_completion_length=120),
     )
 
 
@@ -55,8 +58,8 @@ def smollm2() -> dict:
         model=str(ROOT / "models" / "SmolLM2-135M-Instruct"),
         reward_funcs=failed,
         train_dataset=Dataset.from_dict({"prompt": prompts}),
+        completions=NUM_GENERATIONS,
         options=dict(
-            per_device_train_batch_size=16,
             max_completion_length=96,
             step_delimiter=["\n", ". ", ", ", " + "],
             vllm_max_model_length=1024,
@@ -67,48 +70,34 @@ def smollm2() -> dict:
 CASES = {"testbed": testbed, "smollm2": smollm2}
 
 
-def train(case: str, caching: bool, turns: int, turn) -> None:
-    """A process's training: waits for its turn at every step, and then says what its suffix phase came to."""
+def roll_out(case: str, caching: bool, turns: int, turn) -> None:
+    """A process's generation batches: waits for its turn at each, and then says what its suffix phase came to."""
     use_plain_engine(enable_prefix_caching=caching, block_size=BLOCK)
     import torch
-    from transformers import PrinterCallback, TrainerCallback
 
     from credit_trl import SRPOConfig, SRPOTrainer
 
     torch.set_num_threads(1)
     calls: list[dict] = []
-
-    class Turns(TrainerCallback):
-        def on_step_begin(self, args, state, control, **kwargs):
-            turn.recv()
-
-        def on_step_end(self, args, state, control, **kwargs):
-            turn.send(calls[-1])
-            calls.clear()
-
     setting = CASES[case]()
-    options = setting.pop("options")
+    options, completions = setting.pop("options"), setting.pop("completions")
     with tempfile.TemporaryDirectory() as folder:
         trainer = SRPOTrainer(
             args=SRPOConfig(
                 folder,
                 localizer="random",
-                num_generations=8,
-                learning_rate=0.0,
-                max_steps=turns,
+                per_device_train_batch_size=completions,
+                num_generations=NUM_GENERATIONS,
                 use_vllm=True,
+                vllm_importance_sampling_correction=False,
                 use_cpu=True,
                 bf16=False,
                 gradient_checkpointing=False,
-                save_strategy="no",
                 report_to="none",
-                disable_tqdm=True,
                 **options,
             ),
-            callbacks=[Turns()],
             **setting,
         )
-        trainer.remove_callback(PrinterCallback)
         llm = trainer.vllm_generation.llm
         generate = llm.generate
 
@@ -126,7 +115,14 @@ def train(case: str, caching: bool, turns: int, turn) -> None:
             return outputs
 
         llm.generate = timed
-        trainer.train()
+        trainer.model.train()  # resets are for training alone
+        problems, at_a_time = setting["train_dataset"], completions // NUM_GENERATIONS
+        for number in range(turns):
+            rows = problems.select(range(number * at_a_time, (number + 1) * at_a_time))
+            turn.recv()
+            trainer._generate_and_score_completions([row for row in rows for _ in range(NUM_GENERATIONS)])
+            turn.send(calls[-1])
+            calls.clear()
 
 
 def measure(case: str, turns: int) -> dict:
@@ -134,7 +130,7 @@ def measure(case: str, turns: int) -> dict:
     for caching in (True, False):
         os.environ.update(environment())  # a port for each
         mine, theirs = spawn.Pipe()
-        process = spawn.Process(target=train, args=(case, caching, turns + 1, theirs))
+        process = spawn.Process(target=roll_out, args=(case, caching, turns + 1, theirs))
         process.start()
         theirs.close()
         workers[caching] = (process, mine)
