@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 from transformers import Qwen3Config
 
 from credit_trl.plan import Limits, make_plan, read_launch, read_settings
@@ -53,6 +54,12 @@ def test_accelerate_takes_every_configuration(path):
         path.stem == "fsdp2",
         path.stem == "multi_gpu",
     )
+
+
+def test_one_gpu_is_one_on_a_machine_with_more():
+    args = launch_command_parser().parse_args(["--config_file", f"{ACCELERATE}/gpu.yaml", "train.py"])
+    args, _, _ = _validate_launch_command(args)
+    assert prepare_simple_launcher_cmd_env(args)[1]["CUDA_VISIBLE_DEVICES"] == "0"
 
 
 def test_launches_are_read_from_their_configurations():
