@@ -235,6 +235,17 @@ def test_the_command_says_what_does_not_fit_and_what_helps(tiny, capsys):
     assert main([*arguments, "--memory_gib", "1.5", "--gradient_checkpointing", "true"]) == 0
 
 
+@pytest.mark.parametrize(("method", "advised"), [("s_trace", True), ("srpo", False)])
+def test_a_short_context_is_no_advice_where_the_model_localizes(method, advised, tiny, capsys):
+    """vLLM's share holds 2560 tokens of prompt and completion, not 8192, and not what SRPO asks about them either."""
+    launch = ["--config_file", f"{ACCELERATE}/zero3.yaml", "--config", f"{RECIPES}/qwen3_8b.yaml", "--model", tiny]
+    memory = ["--memory_gib", "4.003", "--reserve_gib", "0", "--vllm_gpu_memory_utilization", "0.5"]
+    assert main([*launch, *memory, "--method", method]) == 1
+    shown = capsys.readouterr().out
+    assert "vLLM's share" in shown and "-> fits with --vllm_mode server" in shown
+    assert ("-> fits with --vllm_max_model_length 2560" in shown) == advised
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
