@@ -23,7 +23,7 @@ logger = get_logger(__name__)
 
 # Neither `get_last_checkpoint` nor the rotation of checkpoints looks at this name, and uploads leave it out.
 STAGING = "_incomplete"
-# With `enable_jit_checkpoint`, transformers makes the final folder with this file in it before it asks for a checkpoint.
+# Under `enable_jit_checkpoint`, transformers makes the final folder with this file before it asks for a checkpoint.
 PLACEHOLDER = "checkpoint-is-incomplete.txt"
 
 

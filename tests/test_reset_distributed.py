@@ -83,7 +83,7 @@ def test_two_processes_make_the_plan_and_the_update_of_one(
     for name, engine, steps in (("one", None, 1), ("two", TWO_PROCESSES, accumulation)):
         folder = tmp_path / name
         folder.mkdir()
-        rows = 16 // steps if engine is None else 8 // steps
+        rows = (16 if engine is None else 8) // steps
         arguments = [tiny_model, str(folder), str(rows), str(steps), seed_source, seed_selection]
         launch(engine, folder, str(tmp_path / "script.py"), *arguments)
         paths = sorted((tmp_path / name).glob("rank*.pt"))

@@ -18,9 +18,9 @@ Memory of one GPU in GRPO training, from configurations and without weights.
   accelerate launch --config_file accelerate_configs/zero3.yaml train.py --config recipes/qwen3_8b.yaml
   python -m credit_trl.plan --config_file accelerate_configs/zero3.yaml --config recipes/qwen3_8b.yaml
 
-Every option of TRL's GRPOConfig and ModelConfig overrides the recipe, as for train.py. No other option of the launch
-line changes the plan: leave them out. A model is named by its hub
-name, its folder or a config.json. The exit status is 0 if the run fits, 1 if it does not, and 2 for a mistake."""
+Every option of TRL's GRPOConfig and ModelConfig overrides the recipe, as for train.py. Leave out the other options of
+the launch line. A model is named by its hub name, its folder or a config.json. The exit status is 0 if the run fits,
+1 if it does not, and 2 for a mistake."""
 
 GPU_GIB = 79.0  # what an 80 GB GPU (A100, H100) shows as its total
 GPU_RESERVE_GIB, CPU_RESERVE_GIB = 4.0, 1.0  # assumed: CUDA context, NCCL and fragmentation; Python with its libraries
