@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 def pack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     """`value` as JSON holds it. Tensors and images (their pixels) are put into `tensors`, and named by their key there.
 
-    Lists, tuples and deques become lists. What JSON does not know becomes its text: only what a reward function logs
-    for the completions table can be of any type.
+    Lists, tuples and deques become lists. What JSON does not know becomes its text, keys of dicts too: only what a
+    reward function logs for the completions table can be of any type.
     """
     if isinstance(value, dict):
-        return {key: pack(item, tensors) for key, item in value.items()}
+        return {str(key): pack(item, tensors) for key, item in value.items()}
     if isinstance(value, list | tuple | deque):
         return [pack(item, tensors) for item in value]
     if isinstance(value, torch.Tensor | Image):
@@ -29,8 +29,8 @@ def pack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         # The parts of a batch are views of one tensor, which safetensors refuses.
         tensors[key] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
         return {"__tensor__": key}
-    if isinstance(value, numpy.generic):
-        return value.item()
+    if isinstance(value, numpy.bool_ | numpy.integer | numpy.floating):
+        value = value.item()
     return value if isinstance(value, str | int | float | None) else str(value)
 
 

@@ -23,6 +23,8 @@ logger = get_logger(__name__)
 
 # Neither `get_last_checkpoint` nor the rotation of checkpoints looks at this name, and uploads leave it out.
 STAGING = "_incomplete"
+# Under `enable_jit_checkpoint`, transformers makes the final folder with this file before it asks for a checkpoint.
+PLACEHOLDER = "checkpoint-is-incomplete.txt"
 
 
 class ResumableTrainer(GRPOTrainer):
@@ -54,6 +56,7 @@ class ResumableTrainer(GRPOTrainer):
     _resumed: dict[str, Any] | None = None  # read, and not yet put back
     _staging: str | None = None  # while a checkpoint is being written
     _between_steps = True
+    _deferred = False  # a checkpoint that was asked for within a step
     _train_sampler: Any = None  # of data that can be indexed
     _start_time = 0.0  # of this part of the run
     _earlier_seconds = 0.0  # of the parts before it
@@ -62,11 +65,13 @@ class ResumableTrainer(GRPOTrainer):
     # --- writing ---
 
     def _save_checkpoint(self, model, trial):
-        if not self._between_steps:
-            self.control.should_save = True  # asked for by a callback: the step is finished and logged first
-            return
         folder = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         final = os.path.join(self._get_output_dir(trial), folder)
+        self._remove_placeholder(final)
+        self._deferred = not self._between_steps
+        if self._deferred:
+            self.control.should_save = True  # asked for by a callback: the step is finished and logged first
+            return
         with self._stage(self._get_output_dir(trial)) as staging:
             super()._save_checkpoint(model, trial)
             staged = os.path.join(staging, folder)
@@ -86,6 +91,13 @@ class ResumableTrainer(GRPOTrainer):
                 best_model_checkpoint=self.state.best_model_checkpoint,
                 use_mtime=True,
             )
+
+    def _remove_placeholder(self, final: str) -> None:
+        """Remove a folder without a checkpoint in it, from which a run that is killed now would try to resume."""
+        self.accelerator.wait_for_everyone()  # each process has made it, and will look for the file in it
+        if self.is_local_process_zero() and os.path.isdir(final) and os.listdir(final) == [PLACEHOLDER]:
+            shutil.rmtree(final)
+        self.accelerator.wait_for_everyone()
 
     @contextmanager
     def _stage(self, run_folder: str) -> Iterator[str]:
@@ -139,9 +151,9 @@ class ResumableTrainer(GRPOTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
-        self._resumed = in_flight.read(checkpoint, self.args.process_index, self.args.device)
+        resumed = in_flight.read(checkpoint, self.args.process_index, self.args.device)
         # A process that the earlier run did not have finds in the first one's state that there are now more of them.
-        known = self._resumed or in_flight.read(checkpoint, 0)
+        known = resumed or in_flight.read(checkpoint, 0)
         settings = {} if known is None else known["settings"]
         for name, then in settings.items():
             now = self._settings().get(name)
@@ -156,11 +168,12 @@ class ResumableTrainer(GRPOTrainer):
                 "Checkpoints do not hold the reference model that sync_ref_model=True keeps up to date: it starts "
                 "again as it was before training, and the KL term is not what it would have been without a stop."
             )
-        if self._resumed is None:
+        if resumed is None:
             logger.warning(
                 f"{checkpoint} holds weights but not what was in flight: it was written with save_only_model=True or "
                 "by another trainer. The run goes on with new completions, not exactly as if it had not stopped."
             )
+        self._resumed = resumed
 
     def _run_epoch(self, *, epoch, start_time, resume_from_checkpoint, **keywords):  # type: ignore[override]
         self._start_time = start_time
@@ -203,5 +216,17 @@ class ResumableTrainer(GRPOTrainer):
         return super().training_step(*positional, **keywords)
 
     def _maybe_log_save_evaluate(self, *positional, **keywords):
-        self._between_steps = True
+        # A callback may have stopped the epoch or the run between two micro-batches of a step.
+        self._between_steps |= self.accelerator.sync_gradients
+        if not self._between_steps and self.control.should_save:
+            self.control.should_save, self._deferred = False, True
         super()._maybe_log_save_evaluate(*positional, **keywords)
+        if self._deferred and self._between_steps:
+            self.control.should_save = True  # the evaluation has withdrawn it, under save_strategy="best"
+            super()._maybe_log_save_evaluate(*positional, **keywords)
+        elif self._deferred:
+            logger.warning(
+                f"No checkpoint is written after step {self.state.global_step}: a callback stopped training between "
+                "two micro-batches of the next step, whose gradients no checkpoint holds. Resume from the one before."
+            )
+        self._deferred = False

@@ -47,6 +47,7 @@ class TraceTrainer(CreditTrainer):
     _name = "GRPO-trace"
     _in_flight = (*CreditTrainer._in_flight, "_pending_totals", "_total_names")
     _fields_of_the_buffer = (*CreditTrainer._fields_of_the_buffer, "trace_target", "trust_region")
+    _total_names: tuple[str, ...] = ()  # until the first loss
 
     @functools.wraps(GRPOTrainer.__init__)  # type: ignore[misc]  # editors and notebooks show TRL's parameters
     def __init__(self, model, reward_funcs=None, args: GRPOConfig | None = None, *positional, **keywords):

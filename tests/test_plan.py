@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 from transformers import Qwen3Config
 
 from credit_trl.plan import Limits, make_plan, read_launch, read_settings
@@ -53,6 +54,12 @@ def test_accelerate_takes_every_configuration(path):
         path.stem == "fsdp2",
         path.stem == "multi_gpu",
     )
+
+
+def test_one_gpu_is_one_on_a_machine_with_more():
+    args = launch_command_parser().parse_args(["--config_file", f"{ACCELERATE}/gpu.yaml", "train.py"])
+    args, _, _ = _validate_launch_command(args)
+    assert prepare_simple_launcher_cmd_env(args)[1]["CUDA_VISIBLE_DEVICES"] == "0"
 
 
 def test_launches_are_read_from_their_configurations():
@@ -226,6 +233,17 @@ def test_the_command_says_what_does_not_fit_and_what_helps(tiny, capsys):
     assert any("--gradient_checkpointing true" in line for line in advice)
     # What it advises is so.
     assert main([*arguments, "--memory_gib", "1.5", "--gradient_checkpointing", "true"]) == 0
+
+
+@pytest.mark.parametrize(("method", "advised"), [("s_trace", True), ("srpo", False)])
+def test_a_short_context_is_no_advice_where_the_model_localizes(method, advised, tiny, capsys):
+    """vLLM's share holds 2560 tokens of prompt and completion, not 8192, and not what SRPO asks about them either."""
+    launch = ["--config_file", f"{ACCELERATE}/zero3.yaml", "--config", f"{RECIPES}/qwen3_8b.yaml", "--model", tiny]
+    memory = ["--memory_gib", "4.003", "--reserve_gib", "0", "--vllm_gpu_memory_utilization", "0.5"]
+    assert main([*launch, *memory, "--method", method]) == 1
+    shown = capsys.readouterr().out
+    assert "vLLM's share" in shown and "-> fits with --vllm_mode server" in shown
+    assert ("-> fits with --vllm_max_model_length 2560" in shown) == advised
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from credit_trl import SRPOConfig, SRPOTrainer
 
 torch.set_num_threads(1)
-model, folder, batch_size, seed_source, seed_selection = sys.argv[1:]
+model, folder, batch_size, accumulation, seed_source, seed_selection = sys.argv[1:]
 tokenizer = AutoTokenizer.from_pretrained(model)
 tokenizer.add_tokens(["\\\\boxed{", "}"])
 counts, calls, tables = Counter(), [], []
@@ -50,7 +50,8 @@ trainer = Scripted(
     model,
     reward,
     args=SRPOConfig(
-        folder, per_device_train_batch_size=int(batch_size), num_generations=4, suffixes_per_prefix=2,
+        folder, per_device_train_batch_size=int(batch_size), gradient_accumulation_steps=int(accumulation),
+        num_generations=4, suffixes_per_prefix=2,
         max_completion_length=12, max_steps=2, learning_rate=5e-3, logging_steps=1, save_strategy="no",
         report_to="none", use_cpu=True, bf16=False, gradient_checkpointing=False, disable_tqdm=True,
         shuffle_dataset=False, seed_source=seed_source, max_seed_attempts=3, localization_max_tokens=4,
@@ -70,15 +71,20 @@ trainer.accelerator.end_training()
 
 
 @pytest.mark.parametrize(
-    ("seed_source", "seed_selection"), [("base", "random"), ("fresh", "random"), ("base", "furthest")]
+    ("seed_source", "seed_selection", "accumulation"),
+    [("base", "random", 1), ("fresh", "random", 1), ("base", "furthest", 2)],
 )
-def test_two_processes_make_the_plan_and_the_update_of_one(tiny_model, tmp_path, seed_source, seed_selection):
+def test_two_processes_make_the_plan_and_the_update_of_one(
+    tiny_model, tmp_path, seed_source, seed_selection, accumulation
+):
     (tmp_path / "script.py").write_text(SCRIPT)
     states = {}
-    for name, engine, batch_size in (("one", None, 16), ("two", TWO_PROCESSES, 8)):
+    # One process takes the whole batch at once; two take it in as many parts as there are accumulation steps.
+    for name, engine, steps in (("one", None, 1), ("two", TWO_PROCESSES, accumulation)):
         folder = tmp_path / name
         folder.mkdir()
-        arguments = [tiny_model, str(folder), str(batch_size), seed_source, seed_selection]
+        rows = (16 if engine is None else 8) // steps
+        arguments = [tiny_model, str(folder), str(rows), str(steps), seed_source, seed_selection]
         launch(engine, folder, str(tmp_path / "script.py"), *arguments)
         paths = sorted((tmp_path / name).glob("rank*.pt"))
         states[name] = [torch.load(path, weights_only=False) for path in paths]

@@ -14,6 +14,7 @@ from launching import launch
 from PIL import Image
 from resume_run import BASE, KillAfterSaving, KilledError, make, state_of, train
 from transformers import Trainer, TrainerCallback
+from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from credit_trl import in_flight, resumable_trainer
@@ -201,19 +202,114 @@ def test_the_best_checkpoint_is_found_where_it_ends_up(tiny_model, tmp_path):
     assert state["best_model_checkpoint"] == best
 
 
-def test_a_checkpoint_that_is_asked_for_within_a_step_is_written_at_its_end(tiny_model, tmp_path):
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        dict(save_strategy="no"),
+        dict(save_strategy="best", metric_for_best_model="reward", eval_strategy="steps", eval_steps=1),
+    ],
+    ids=["no", "best"],
+)
+def test_a_checkpoint_that_is_asked_for_within_a_step_is_written_at_its_end(
+    strategy, tiny_model, tmp_path, monkeypatch
+):
+    # Under "best", the evaluation after the step says that there is nothing to save.
+    monkeypatch.setattr(Trainer, "_determine_best_metric", lambda self, metrics, trial: False)
+
     class Asks(TrainerCallback):
         def on_pre_optimizer_step(self, args, state, control, **kwargs):
             if state.global_step == 1:
                 trainer._save_checkpoint(trainer.model, trial=None)
                 assert not list(tmp_path.glob("*/checkpoint*"))
 
-    options = dict(method="s_trace", model=tiny_model, num_iterations=4, max_steps=3, save_strategy="no")
+    options = dict(method="s_trace", model=tiny_model, num_iterations=4, max_steps=3, **strategy)
     trainer = make(folder=tmp_path / "whole", callbacks=[Asks()], **options)
     trainer.train()
     assert [path.name for path in tmp_path.glob("*/checkpoint*")] == ["checkpoint-2"]
     resumed = train(folder=tmp_path / "again", resume=str(tmp_path / "whole" / "checkpoint-2"), **options)
     assert_same(trainer, resumed)
+
+
+def test_a_checkpoint_before_the_first_step_is_one_too(tiny_model, tmp_path):
+    class Asks(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            trainer._save_checkpoint(trainer.model, trial=None)
+
+    options = dict(method="s_trace", model=tiny_model, max_steps=2, save_strategy="no")
+    trainer = make(folder=tmp_path / "whole", callbacks=[Asks()], **options)
+    trainer.train()
+    resumed = train(folder=tmp_path / "again", resume=str(tmp_path / "whole" / "checkpoint-0"), **options)
+    assert_same(trainer, resumed)
+
+
+class Terminates(TrainerCallback):
+    """As SIGTERM under `enable_jit_checkpoint`, after the callback of transformers has seen `event`."""
+
+    def __init__(self, event, step):
+        self.step = step
+        setattr(self, event, self.request)
+
+    def request(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            callbacks = self.trainer.callback_handler.callbacks
+            [jit] = [callback for callback in callbacks if isinstance(callback, JITCheckpointCallback)]
+            jit.jit_manager.is_checkpoint_requested = True
+
+
+@pytest.mark.parametrize(
+    ("event", "step", "saved"),
+    [
+        ("on_step_begin", 1, 2),  # transformers asks before the optimizer's step
+        ("on_pre_optimizer_step", 0, 1),  # after it
+        ("on_step_end", 1, 1),  # before the next step, of which one micro-batch is still trained
+    ],
+)
+def test_a_terminated_run_leaves_a_whole_checkpoint_and_no_empty_folder(
+    event, step, saved, tiny_model, tmp_path, monkeypatch, caplog
+):
+    options = dict(
+        method="s_trace",
+        model=tiny_model,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+        max_steps=3,
+        save_strategy="epoch",
+        enable_jit_checkpoint=True,
+    )
+    whole = train(folder=tmp_path / "whole", **options)
+    terminates, there, write = Terminates(event, step), [], in_flight.write
+    trainer = make(folder=tmp_path / "killed", callbacks=[terminates], **options)
+    terminates.trainer = trainer
+
+    def looks(*arguments):
+        there.append(list((tmp_path / "killed").glob("checkpoint*")))
+        write(*arguments)
+
+    monkeypatch.setattr(in_flight, "write", looks)
+    trainer.train()
+    assert there[0] == []  # where a kill during the writing would resume from
+    assert [path.name for path in (tmp_path / "killed").glob("checkpoint*")] == [f"checkpoint-{saved}"]
+    assert ("between two micro-batches" in caplog.text) == (event == "on_step_end")
+    resumed = train(folder=tmp_path / "again", resume=str(tmp_path / "killed" / f"checkpoint-{saved}"), **options)
+    assert_same(whole, resumed)
+
+
+def test_a_run_that_is_stopped_between_two_micro_batches_writes_no_checkpoint_there(tiny_model, tmp_path, caplog):
+    class Stops(TrainerCallback):
+        saved = 0
+
+        def on_substep_end(self, args, state, control, **kwargs):
+            control.should_training_stop = state.global_step == 1
+
+        def on_save(self, args, state, control, **kwargs):
+            self.saved += 1
+
+    stops = Stops()
+    options = dict(per_device_train_batch_size=4, gradient_accumulation_steps=2, max_steps=3, save_strategy="epoch")
+    trainer = train("s_trace", tiny_model, tmp_path, callbacks=[stops], **options)
+    assert (trainer.state.global_step, trainer._step) == (1, 3)  # weights of one step, and half of the next one's
+    assert not list(tmp_path.glob("checkpoint*")) and stops.saved == 0
+    assert "No checkpoint is written after step 1" in caplog.text
 
 
 def test_a_checkpoint_is_uploaded_from_where_it_ends_up(tiny_model, tmp_path, monkeypatch):
@@ -258,6 +354,15 @@ def test_what_the_buffer_depends_on_has_to_stay(changes, name, tiny_model, tmp_p
         train(**(dict(method="s_trace", model=tiny_model, folder=tmp_path, resume=checkpoint, max_steps=2) | changes))
 
 
+def test_a_checkpoint_that_was_refused_leaves_nothing_behind(tiny_model, tmp_path, checkpoint):
+    trainer = make("s_trace", tiny_model, tmp_path, num_generations=2, max_steps=2, save_strategy="no")
+    with pytest.raises(ValueError, match="num_generations was 4"):
+        trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train()
+    assert trainer._step == trainer.state.global_step == 2
+    assert trainer._earlier_seconds == 0
+
+
 def test_a_checkpoint_of_another_number_of_processes_is_refused(tiny_model, tmp_path, checkpoint):
     path = tmp_path / "checkpoint-1"
     shutil.copytree(checkpoint, path)
@@ -299,7 +404,8 @@ def test_what_is_in_flight_comes_back_as_it_was(tmp_path):
         "parts": [{"ids": numbers[:2], "mask": numbers[2:].T > 8, "items": torch.tensor(7), "none": None}],
         "log": {"number": 0.1 + 0.2, "nan": float("nan"), "inf": -float("inf"), "text": "λ\n", "true": True},
         "prompts": deque([[{"role": "user", "content": [{"type": "image", "image": image}]}]]),
-        "logged": [numpy.float32(0.1), Path("of any type")],
+        "logged": [numpy.float32(0.1), numpy.int8(-3), numpy.bool_(True), Path("of any type")],
+        "odd": [numpy.datetime64("2026-11-21"), numpy.complex64(1 + 2j), {(1, "a"): 2}],
     }
     in_flight.write(str(tmp_path), 3, state)
     again = in_flight.read(str(tmp_path), 3)
@@ -310,7 +416,8 @@ def test_what_is_in_flight_comes_back_as_it_was(tmp_path):
     assert json.dumps(again["log"]) == json.dumps(state["log"])
     shown = again["prompts"][0][0]["content"][0]["image"]
     assert (shown.mode, shown.size, shown.tobytes()) == (image.mode, image.size, image.tobytes())
-    assert again["logged"] == [float(numpy.float32(0.1)), "of any type"]
+    assert again["logged"] == [float(numpy.float32(0.1)), -3, True, "of any type"]
+    assert again["odd"] == ["2026-11-21", "(1+2j)", {"(1, 'a')": 2}]
     assert in_flight.read(str(tmp_path), 0) is None
 
 

@@ -13,13 +13,14 @@ from credit_trl.plan.memory import GIB
 from credit_trl.plan.planner import Limits, Plan, gib, make_plan, remedies
 
 DESCRIPTION = """\
-Memory of one GPU in GRPO training, from the options of the launch line and without weights.
+Memory of one GPU in GRPO training, from configurations and without weights.
 
   accelerate launch --config_file accelerate_configs/zero3.yaml train.py --config recipes/qwen3_8b.yaml
   python -m credit_trl.plan --config_file accelerate_configs/zero3.yaml --config recipes/qwen3_8b.yaml
 
-Every option of TRL's GRPOConfig and ModelConfig overrides the recipe, as for train.py. A model is named by its hub
-name, its folder or a config.json. The exit status is 0 if the run fits, 1 if it does not, and 2 for a mistake."""
+Every option of TRL's GRPOConfig and ModelConfig overrides the recipe, as for train.py. Leave out the other options of
+the launch line. A model is named by its hub name, its folder or a config.json. The exit status is 0 if the run fits,
+1 if it does not, and 2 for a mistake."""
 
 GPU_GIB = 79.0  # what an 80 GB GPU (A100, H100) shows as its total
 GPU_RESERVE_GIB, CPU_RESERVE_GIB = 4.0, 1.0  # assumed: CUDA context, NCCL and fragmentation; Python with its libraries
@@ -77,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--config_file", required=True, help="accelerate's configuration, from accelerate_configs/")
     parser.add_argument("--config", help="the recipe, as for train.py")
     parser.add_argument("--model", help="the same as --model_name_or_path")
-    parser.add_argument("--method", help="accepted, as for train.py; no method changes the memory")
+    parser.add_argument("--method", help="as for train.py; all are planned as GRPO, see docs/scale.md")
     parser.add_argument("--num_processes", "--num_gpus", type=int, help="instead of the configuration's")
     parser.add_argument("--num_machines", type=int, help="instead of the configuration's")
     parser.add_argument("--prompt_length", type=int, default=512, help="tokens of the longest prompt (default 512)")
@@ -87,6 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         launch = read_launch(known.config_file, known.num_processes, known.num_machines)
         settings = read_settings(known.config, rest)
+        settings["method"] = known.method or settings.get("method")
         settings["model_name_or_path"] = known.model or settings["model_name_or_path"]
         memory = known.memory_gib or (machine_gib() / launch.processes if launch.cpu else GPU_GIB)
         reserve = known.reserve_gib

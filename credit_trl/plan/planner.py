@@ -202,7 +202,9 @@ def remedies(settings: dict[str, Any], launch: Launch, limits: Limits) -> list[l
     )
     if settings["use_vllm"] and settings["vllm_mode"] == "colocate":
         sequence = limits.prompt + settings["max_completion_length"]
-        if settings["vllm_max_model_length"] != sequence:
+        # SRPO also asks the model about a whole completion: its prompt and answer are longer than that.
+        asks = settings.get("localizer", "self" if settings.get("method") == "srpo" else "random") == "self"
+        if settings["vllm_max_model_length"] != sequence and not asks:
             found.append([option(vllm_max_model_length=sequence)])
         shares = [share for share in (0.3, 0.4, 0.5, 0.6) if share > settings["vllm_gpu_memory_utilization"]]
         found.append([option(vllm_gpu_memory_utilization=share) for share in shares])
