@@ -77,9 +77,9 @@ SUITE = (
     ("rare", ("grpo", *FURTHEST, *RESETS)),
     ("short", ("grpo", *RESETS)),
     ("rare", (*TRACES, "rrpo")),
-    ("long_reuse", ("grpo", *TRACES, "gspo", "gmpo", "grpo_lambda advantage", "srpo 1x4")),
-    ("long", ("rrpo", "srpo 2x4", "srpo 1x8", "p_trace", "srpo 1x4 s_trace")),
-    ("long_reuse", ("grpo_lambda both", "grpo_lambda both advantage")),
+    ("long_reuse", ("grpo", *TRACES, "gspo", "gmpo", "grpo_lambda advantage", "grpo_lambda both advantage", "srpo 1x4")),
+    ("long", ("rrpo", "srpo 2x4", "srpo 1x8", "srpo 1x4 s_trace", "p_trace")),
+    ("long_reuse", ("grpo_lambda both",)),
     ("long", ("srpo 2x4 oracle", "srpo 1x8 oracle")),
 )
 
