@@ -97,7 +97,7 @@ def generate(
 @contextmanager
 def _generation_config(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
     """`model.generate` fills in what it is not told from the model's own config, whatever config it is given."""
-    base = model.get_base_model() if is_peft_model(model) else model
+    base = model.get_base_model() if is_peft_model(model) else model  # type: ignore[operator]  # PEFT's models have it
     before = base.generation_config
     base.generation_config = config
     try:

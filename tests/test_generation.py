@@ -125,13 +125,14 @@ def test_options_that_a_model_brings_along_are_not_applied(engine, monkeypatch, 
             assert base.generation_config is config
 
 
-@pytest.mark.parametrize("own", [None, 5, [5]])
+@pytest.mark.parametrize("own", [None, 9, [9]])
 def test_completions_end_as_in_trl_at_the_models_ends_and_the_tokenizers(engine, monkeypatch, own):
     """A base model's generation config need not have the token that ends a message."""
     prompts = make_dataset(8)["prompt"][:]
     monkeypatch.setattr(engine.model, "generation_config", GenerationConfig(eos_token_id=own))
-    ends = {engine.tokenizer.eos_token_id, *([] if own is None else [5])}
+    ends = {engine.tokenizer.eos_token_id, *([] if own is None else [9])}  # 9: the digit 0, in some completions
     assert end_ids(engine.model, engine.tokenizer) == ends
+    torch.manual_seed(0)
     found = generate(engine.model, engine.tokenizer, encode(engine.tokenizer, prompts, {}), 60, {})
     assert {ids[-1] for ids in found if len(ids) < 60} == ends
     assert not any(end in ids[:-1] for ids in found for end in ends)

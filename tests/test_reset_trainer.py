@@ -377,14 +377,15 @@ def test_every_localisation_counts_in_the_parse_rate(make, selection):
 
 
 def test_trained_tokens_are_those_of_the_loss(make):
-    """What is truncated leaves the loss and the count."""
-    options = dict(localizer="random", max_completion_length=14, mask_truncated_completions=True)
-    trainer = make(Kept, model=str(BASE_MODEL), **options)
+    """A's completions lack their end, and so they are left out of the loss and of the count."""
+    data = Dataset.from_dict({"prompt": [A, B], "answer": [9, 3]})
+    options = dict(data=data, localizer=oracle, max_completion_length=20, mask_truncated_completions=True)
+    trainer = make(Scripted, **options)
+    trainer.script = BY_HAND
     trainer.train()
-    (output,) = trainer.outputs
-    counted = trainer.state.log_history[0]["reset/trained_tokens"]
-    assert counted == (output["completion_mask"] * output["tool_mask"]).sum()
-    assert 0 < counted < sum(len(row[row != 0]) for row in output["completion_ids"])
+    log = trainer.state.log_history[0]
+    assert log["reset/seeded_fraction"] == 1 / 2 and log["completions/clipped_ratio"] == 1 / 2
+    assert log["reset/trained_tokens"] == 8 * 9
 
 
 def test_a_seed_is_a_prompts_own(make):
