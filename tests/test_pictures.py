@@ -376,6 +376,8 @@ def test_there_may_be_nothing_to_credit_and_no_gradient(tmp_path):
     assert expected.abs().sum() > 0
     with torch.no_grad():
         assert torch.equal(token_credit(args, advantages, mask, entropies), expected)
+    args.trace_entropy_fraction = 1.0
+    assert token_credit(args, advantages.to("meta"), mask.to("meta")).device.type == "meta"  # where the mask is
 
 
 # Every character is a step, and every failed completion is reset to its third.
