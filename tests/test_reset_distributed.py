@@ -24,9 +24,9 @@ class Scripted(SRPOTrainer):
         prompts = [self._tokenizer.decode(ids) for ids in prompt_ids]
         calls.append(len(prompts))
         if self.generation_config.temperature == 0.3:
-            # 1 would sample the prompt itself again, and 4 is no step: some failures are not localised.
-            choices = 3 if self.args.seed_selection == "furthest" else 2
-            steps = [2 + sum(map(ord, prompt)) % choices for prompt in prompts]
+            sums, furthest = [sum(map(ord, prompt)) for prompt in prompts], seed_selection == "furthest"
+            # 1 would sample the prompt itself again; 4 is no step, so that some failures are not localised.
+            steps = [4 - one % 3 if furthest else 2 + one % 2 for one in sums]
             return [self._tokenizer.encode(f"\\\\boxed{{{step}}}") for step in steps], None
         ids = []
         for prompt in prompts:
