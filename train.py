@@ -352,7 +352,7 @@ def make_trainer(
 
 def measure(trainer: GRPOTrainer, run_args: RunArguments, when: str) -> None:
     """Print the pass rate by the first reward function on the held-out problems, sampled as in training."""
-    args = trainer.args
+    args, options = trainer.args, ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
     rate = pass_rate(
         trainer.accelerator.unwrap_model(trainer.model),
         trainer.processing_class,
@@ -360,7 +360,7 @@ def measure(trainer: GRPOTrainer, run_args: RunArguments, when: str) -> None:
         trainer.reward_funcs[0],
         num_samples=run_args.eval_samples,
         max_completion_length=args.max_completion_length,
-        sampling={name: getattr(args, name) for name in ("temperature", "top_p", "top_k", "min_p")},
+        sampling={name: getattr(args, name) for name in options},
         chat_template_kwargs=args.chat_template_kwargs,
         accelerator=trainer.accelerator,
         show_progress=trainer.accelerator.is_main_process,

@@ -1,11 +1,19 @@
 """Completions for prompts that are token ids, from a transformers model or from vLLM."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from accelerate.utils import is_peft_model
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from trl.data_utils import apply_chat_template, is_conversational
 
 Prompt = str | list[dict[str, str]]
@@ -64,20 +72,21 @@ def generate(
 ) -> list[list[int]]:
     """One completion for each of `prompt_ids`, up to and with the token that ended it.
 
-    `sampling` has options of `model.generate`, by default the model's own distribution.
+    `sampling` has options of `model.generate`, by default the model's own distribution: the penalties, filters and
+    forbidden tokens of the model's generation config are not applied, as by an engine that is told how to sample.
     """
     options = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "do_sample": True} | sampling
     if options["temperature"] == 0:
         options = {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
     inputs = tokenizer.pad({"input_ids": list(prompt_ids)}, return_tensors="pt", padding_side="left")
-    output = model.generate(  # type: ignore[operator]  # causal models inherit it, PreTrainedModel does not
-        input_ids=inputs["input_ids"].to(model.device),
-        attention_mask=inputs["attention_mask"].to(model.device),
-        max_new_tokens=max_completion_length,
-        pad_token_id=tokenizer.pad_token_id,
-        **options,
-    )
-    ends = end_ids(model)
+    ends = end_ids(model, tokenizer)
+    with _generation_config(model, GenerationConfig(eos_token_id=sorted(ends), pad_token_id=tokenizer.pad_token_id)):
+        output = model.generate(  # type: ignore[operator]  # causal models inherit it, PreTrainedModel does not
+            input_ids=inputs["input_ids"].to(model.device),
+            attention_mask=inputs["attention_mask"].to(model.device),
+            max_new_tokens=max_completion_length,
+            **options,
+        )
     completions = []
     for ids in output[:, inputs["input_ids"].shape[1] :].tolist():
         length = next((place + 1 for place, token in enumerate(ids) if token in ends), len(ids))
@@ -85,10 +94,22 @@ def generate(
     return completions
 
 
-def end_ids(model: PreTrainedModel) -> set[int]:
-    """The tokens at which `model.generate` stops."""
+@contextmanager
+def _generation_config(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
+    """`model.generate` fills in what it is not told from the model's own config, whatever config it is given."""
+    base = model.get_base_model() if is_peft_model(model) else model  # type: ignore[operator]  # PEFT's models have it
+    before = base.generation_config
+    base.generation_config = config
+    try:
+        yield
+    finally:
+        base.generation_config = before
+
+
+def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokens that end a completion, as in TRL: those of the model's generation config, and the tokenizer's EOS."""
     ids = model.generation_config.eos_token_id  # type: ignore[union-attr]  # every model that generates has one
-    return set(ids) if isinstance(ids, list) else {ids}
+    return {one for one in (*(ids if isinstance(ids, list) else [ids]), tokenizer.eos_token_id) if one is not None}
 
 
 def load_tokenizer(model: str, revision: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
@@ -124,7 +145,7 @@ class TransformersEngine:
             for start in range(0, len(repeated), self.batch_size):
                 batch = repeated[start : start + self.batch_size]
                 completion_ids += generate(self.model, self.tokenizer, batch, sampling.max_completion_length, options)
-        ends = end_ids(self.model)
+        ends = end_ids(self.model, self.tokenizer)
         completions = [Completion(ids, ids[-1] not in ends) for ids in completion_ids]
         return [completions[start : start + num_samples] for start in range(0, len(completions), num_samples)]
 

@@ -185,6 +185,11 @@ class SRPOConfig(CreditConfig):
                     f"generation_kwargs has {key!r}, which the phases of a roll-out set themselves. Use "
                     "max_completion_length, temperature, localization_max_tokens and localization_temperature."
                 )
+        if "seed" in (self.generation_kwargs or {}):
+            raise ValueError(
+                "generation_kwargs has 'seed', with which vLLM gives equal prompts equal completions: those of a group "
+                "are asked for one by one, so no group would have a gradient. Leave it out."
+            )
         for key in _POSITIONAL_GENERATION_KEYS:
             if key in (self.generation_kwargs or {}):
                 raise ValueError(

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -87,7 +88,7 @@ class RollOut:
     totals: dict[str, float] = field(init=False)  # of this process
 
     def __post_init__(self):
-        names = ("generated_tokens", "trained_tokens", "localization_tokens", "seed_draws")
+        names = ("generated_tokens", "localization_tokens", "seed_draws")
         self.totals = dict.fromkeys(names, 0.0)
         self.G: int = self.trainer.num_generations  # type: ignore[assignment]  # GRPOConfig sets both
         self.T: int = self.trainer.max_completion_length  # type: ignore[assignment]
@@ -152,7 +153,7 @@ class RollOut:
         self.rewards = torch.cat(by_prompt, dim=1).flatten(0, 1)
         steps = [self.cuts[slot.seed].reset.step if slot.seed is not None else None for slot in slots]
         self.columns["reset_step"] = steps
-        self._measure([(cut.reset, len(cut.steps)) for cut in self.cuts.values()])
+        self._measure([one.first_error is not None for one in localized.values()])
 
     @property
     def env_mask(self) -> list[list[int]]:
@@ -255,20 +256,24 @@ class RollOut:
         rewards, columns = self.trainer._score(inputs, prompt_ids, [sample.ids for sample in chosen])
         for name, values in ({"completion_role": roles} | columns).items() if trained else ():
             column = self.columns.setdefault(name, [None] * len(self.inputs))
-            for row, value in zip(rows, values, strict=True):
+            # As TRL's table, which holds a batch: of a column that was logged twice, the values that came last.
+            for row, value in zip_longest(rows, values[-len(rows) :]):
                 column[row] = value
         return rewards
 
-    def _measure(self, resets: list[tuple[Reset, int]]) -> None:
-        self.totals["trained_tokens"] = float(sum(map(sum, self.env_mask)))
-        everyone = gather_object([(resets, self.totals)])
+    def _measure(self, named: list[bool]) -> None:
+        """`named`: for every failure of this process that was localised, whether a step was named."""
+        resets = [(cut.reset, len(cut.steps)) for cut in self.cuts.values()]
+        everyone = gather_object([(resets, named, self.totals)])
         # A reward that is not there fails nobody, and says nothing of who passed.
         scored = (~self.trainer._unscored(self.rewards)).tolist()
         outcomes = zip(self.trainer._failed(self.rewards).tolist(), scored, strict=True)
         passed = [not failed if known else None for failed, known in outcomes]
-        self.metrics |= reset_metrics(self.plan, passed, [reset for resets, _ in everyone for reset in resets])
+        all_resets = [reset for resets, _, _ in everyone for reset in resets]
+        all_named = [one for _, named, _ in everyone for one in named]
+        self.metrics |= reset_metrics(self.plan, passed, all_resets, all_named)
         for name in self.totals:
-            self.metrics[f"reset/{name}"] = sum(totals[name] for _, totals in everyone)
+            self.metrics[f"reset/{name}"] = sum(totals[name] for _, _, totals in everyone)
         if self.trainer._localizer == "random":
             for name in ("reset/parse_rate", "reset/fallback_count"):  # nobody was asked
                 self.metrics.pop(name, None)

@@ -8,6 +8,7 @@ rewards of the phases, and the advantages that TRL makes of them are replaced by
 import copy
 import functools
 import inspect
+import re
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -85,12 +86,7 @@ class SRPOTrainer(CreditTrainer):
                 "'random' names none. Use localizer='self', a function, or seed_selection='random'."
             )
         self._step_delimiter = step_delimiter or self.args.step_delimiter
-        names, chosen = self.reward_func_names, self.args.correctness_reward
-        if chosen is None or isinstance(chosen, int):
-            chosen = names[chosen or 0] if -len(names) <= (chosen or 0) < len(names) else chosen
-        if chosen not in names:
-            raise ValueError(f"correctness_reward must be one of {names} or an index of them, got {chosen!r}")
-        self._correctness = names.index(chosen)
+        self._correctness = _correctness_index(self.reward_func_names, self.args.correctness_reward)
         eos_and_pad = (*self.eos_token_ids, self._tokenizer.pad_token_id)
         self._end_ids = frozenset(eos_and_pad)
         self._roll: RollOut | None = None
@@ -117,6 +113,8 @@ class SRPOTrainer(CreditTrainer):
         for _ in range(len(advantages)):
             logged.pop()
         logged.extend(advantages.tolist())
+        # TRL's count of the loss's tokens on all processes, of which `mask_truncated_completions` leaves some out.
+        roll.metrics["reset/trained_tokens"] = float(output["num_items_in_batch"])
         for name, value in roll.metrics.items():
             self._metrics["train"][name].append(value)
         return output
@@ -208,3 +206,18 @@ class SRPOTrainer(CreditTrainer):
 
     def _unscored(self, rewards: torch.Tensor) -> torch.Tensor:
         return torch.isnan(rewards[:, self._correctness])
+
+
+def _correctness_index(names: list[str], chosen: str | int | None) -> int:
+    """The reward function that `correctness_reward` means. Lambdas and partial functions may share a name."""
+    if isinstance(chosen, str) and chosen not in names and re.fullmatch("-?[0-9]+", chosen):
+        chosen = int(chosen)  # from a command line, where every value is text
+    if chosen is None:
+        chosen = 0
+    if isinstance(chosen, int) and -len(names) <= chosen < len(names):
+        return chosen
+    if chosen not in names:
+        raise ValueError(f"correctness_reward must be one of {names} or an index of them, got {chosen!r}")
+    if names.count(chosen) > 1:
+        raise ValueError(f"correctness_reward={chosen!r} is the name of several of {names}: give the index of one")
+    return names.index(chosen)

@@ -46,6 +46,7 @@ class Fault:
 
     Args:
         rewards: of a whole call, after `reward` of each row.
+        logged: what a call logs with `log_extra` as the column "text", one list after the other, given its completions.
         generated: of a whole call, after `completion` of each row.
         logps: of the loss's forward pass (B, T), with the numbers (B,) of the batch's rows.
         engine: generate with a vLLM client of which only the engine is made up.
@@ -55,6 +56,7 @@ class Fault:
 
     reward: Callable[[float, int], Any] = unchanged
     rewards: Callable[[list], Any] = list
+    logged: Callable[[list[str]], list[list[str]]] = lambda completions: []
     completion: Callable[[list[int], int], Any] = unchanged
     generated: Callable[[list], list] = list
     logps: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = unchanged
@@ -132,7 +134,9 @@ def one_step(monkeypatch, model: str, folder, name: str, fault: Fault) -> Step:
         def generate(self, prompts, images, num_generations, profiler):
             return prompts, *sample(prompts, self.max_completion_length, self.temperature), None
 
-    def reward(prompts, **kwargs):
+    def reward(prompts, completions, log_extra, **kwargs):
+        for column in fault.logged(completions):
+            log_extra("text", column)
         values = []
         for prompt in prompts:
             row, scored[prompt] = scored[prompt], scored[prompt] + 1

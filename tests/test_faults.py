@@ -157,6 +157,28 @@ def test_rewards_that_end_the_run_as_in_trl(step, fault, broken):
             step(name, broken)
 
 
+@holds("two reward functions log the same column (`log_extra`)")
+def test_of_a_column_that_is_logged_twice_the_last_values_are_kept(step, sound):
+    twice = Fault(logged=lambda completions: [["first"] * len(completions), completions])
+    for name in TRAINERS:
+        found = step(name, twice)
+        same_weights(found.weights, sound(name).weights)
+        once = step(name, Fault(logged=lambda completions: [completions])).table["text"]
+        assert found.table["text"] == once and len({*once} - {"first"}) > 8
+
+
+@holds("a reward function logs too few values of a column")
+def test_what_is_not_logged_is_none_under_reset_groups(step):
+    few = Fault(logged=lambda completions: [completions[:-1]], options=dict(log_completions=True))
+    for name in TRAINERS:
+        if name == "SRPO":
+            column = step(name, few).table["text"]
+            assert [row for row, text in enumerate(column) if text is None] == [11, 15]  # the last of each phase
+            continue
+        with pytest.raises((IndexError, ValueError), match=r"deque index out of range|All arrays must be of the same"):
+            step(name, few)  # the first where rich prints the table
+
+
 # --- completions ---
 
 FAILED = [0, 2]  # the failures of the faulty prompt's base group, of which SRPO cuts one

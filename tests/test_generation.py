@@ -3,13 +3,25 @@
 vLLM's is a stub here that records what it was asked and answers in vLLM's classes' shape; no real engine runs.
 """
 
+import copy
 import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from transformers import GenerationConfig
 
-from credit_trl.generation import Completion, Sampling, TransformersEngine, VLLMEngine, decode, encode, generate
+from credit_trl.generation import (
+    Completion,
+    Sampling,
+    TransformersEngine,
+    VLLMEngine,
+    decode,
+    encode,
+    end_ids,
+    generate,
+)
 from credit_trl.testbed import BASE_MODEL, make_dataset
 
 
@@ -84,6 +96,46 @@ def test_generate_is_the_models_own_distribution_by_default(engine):
         logits = engine.model(torch.tensor(ids[:1])).logits[0, -1]
     shares = torch.bincount(torch.tensor(first), minlength=len(logits)) / len(first)
     assert torch.allclose(shares, logits.softmax(-1), atol=0.04)
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_options_that_a_model_brings_along_are_not_applied(engine, monkeypatch, adapter):
+    """Neither to samples nor to the likeliest tokens; those that are asked for are, and the model's are put back."""
+    model = get_peft_model(copy.deepcopy(engine.model), LoraConfig(r=2)) if adapter else engine.model
+    ids = encode(engine.tokenizer, make_dataset(8)["prompt"][:], {})
+    end = engine.tokenizer.eos_token_id
+
+    def sampled(**sampling):
+        torch.manual_seed(0)
+        return generate(model, engine.tokenizer, ids, 40, sampling)
+
+    expected, greedy, penalised = sampled(), sampled(temperature=0), sampled(repetition_penalty=3.0)
+    assert expected != greedy and expected != penalised
+    likeliest = expected[0][0]
+    for hidden in (
+        dict(repetition_penalty=3.0), dict(min_p=0.9), dict(typical_p=0.1), dict(epsilon_cutoff=0.3),
+        dict(no_repeat_ngram_size=1), dict(suppress_tokens=[likeliest]), dict(bad_words_ids=[[likeliest]]),
+        dict(num_beams=2), dict(min_new_tokens=40),
+    ):  # fmt: skip
+        config = GenerationConfig(eos_token_id=end, **hidden)
+        base = model.get_base_model() if adapter else model
+        with monkeypatch.context() as patch:
+            patch.setattr(base, "generation_config", config)
+            assert sampled() == expected and sampled(temperature=0) == greedy, hidden
+            assert base.generation_config is config
+
+
+@pytest.mark.parametrize("own", [None, 9, [9]])
+def test_completions_end_as_in_trl_at_the_models_ends_and_the_tokenizers(engine, monkeypatch, own):
+    """A base model's generation config need not have the token that ends a message."""
+    prompts = make_dataset(8)["prompt"][:]
+    monkeypatch.setattr(engine.model, "generation_config", GenerationConfig(eos_token_id=own))
+    ends = {engine.tokenizer.eos_token_id, *([] if own is None else [9])}  # 9: the digit 0, in some completions
+    assert end_ids(engine.model, engine.tokenizer) == ends
+    torch.manual_seed(0)
+    found = generate(engine.model, engine.tokenizer, encode(engine.tokenizer, prompts, {}), 60, {})
+    assert {ids[-1] for ids in found if len(ids) < 60} == ends
+    assert not any(end in ids[:-1] for ids in found for end in ends)
 
 
 @pytest.mark.parametrize(

@@ -362,6 +362,24 @@ def test_credit_needs_entropies_where_they_choose_tokens(tmp_path):
         token_credit(args, torch.ones(1), torch.ones(1, 3))
 
 
+def test_there_may_be_nothing_to_credit_and_no_gradient(tmp_path):
+    """As in the last, empty rows of a batch, and in what was computed to be looked at."""
+    args = STraceConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False)
+    mask, entropies = torch.tensor([[0, 1, 1], [1, 1, 1]]), torch.tensor([[0.5, 0.1, 0.9], [0.2, 0.3, 0.8]])
+    advantages = torch.tensor([1.0, -1.0])
+    for empty in (
+        token_credit(args, advantages, 0 * mask, entropies),
+        token_credit(args, advantages, mask, entropies * torch.nan),
+    ):
+        assert torch.equal(empty, torch.zeros(2, 3)) and empty.dtype == torch.float32
+    expected = token_credit(args, advantages, mask, entropies)
+    assert expected.abs().sum() > 0
+    with torch.no_grad():
+        assert torch.equal(token_credit(args, advantages, mask, entropies), expected)
+    args.trace_entropy_fraction = 1.0
+    assert token_credit(args, advantages.to("meta"), mask.to("meta")).device.type == "meta"  # where the mask is
+
+
 # Every character is a step, and every failed completion is reset to its third.
 THIRD_CHARACTER = dict(step_delimiter=lambda text: range(len(text)), localizer=lambda failed: [3] * len(failed))
 

@@ -24,7 +24,9 @@ class Scripted(SRPOTrainer):
         prompts = [self._tokenizer.decode(ids) for ids in prompt_ids]
         calls.append(len(prompts))
         if self.generation_config.temperature == 0.3:
-            steps = [2 + sum(map(ord, prompt)) % 2 for prompt in prompts]  # 1 would sample the prompt itself again
+            sums, furthest = [sum(map(ord, prompt)) for prompt in prompts], seed_selection == "furthest"
+            # 1 would sample the prompt itself again; 4 is no step, so that some failures are not localised.
+            steps = [4 - one % 3 if furthest else 2 + one % 2 for one in sums]
             return [self._tokenizer.encode(f"\\\\boxed{{{step}}}") for step in steps], None
         ids = []
         for prompt in prompts:
@@ -102,6 +104,8 @@ def test_two_processes_make_the_plan_and_the_update_of_one(
     for name, value in one["weights"].items():
         torch.testing.assert_close(first["weights"][name], value, rtol=1e-4, atol=1e-5)
         assert torch.equal(first["weights"][name], second["weights"][name])
+    if seed_selection == "furthest":
+        assert any(0 < entry["reset/parse_rate"] < 1 for entry in one["log"][:2])
     for ours, theirs in zip(first["log"][:2], one["log"][:2], strict=True):
         names = [name for name in theirs if name.startswith("reset/") and "seconds" not in name]
         if seed_source == "fresh":  # the first process drew for others while the second went on looking

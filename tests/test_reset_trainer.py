@@ -358,6 +358,36 @@ def test_the_furthest_failure_is_cut_and_every_failure_localised_once(make, tiny
     assert found == {"furthest": [3] * 4, "random": [2] * 4}
 
 
+@pytest.mark.parametrize("selection", ["furthest", "random"])
+def test_every_localisation_counts_in_the_parse_rate(make, selection):
+    """Of A's four failures one is localised, and it is the furthest; a seed that is drawn has no step named."""
+    data = Dataset.from_dict({"prompt": [A, B], "answer": [9, 3]})
+
+    def first_alone(failed):
+        return [2 if number == 0 and selection == "furthest" else None for number in range(len(failed))]
+
+    options = dict(data=data, localizer=first_alone, seed_selection=selection, max_completion_length=40)
+    trainer = make(Scripted, **options)
+    rest = {A + PREFIX: [RIGHT_A.removeprefix(PREFIX)] * 4, A + PREFIX + "0*3=1\n\n": ["#10"] * 4}
+    trainer.script = {A: [WRONG_A] * 8, B: BY_HAND[B]} | rest
+    trainer.train()
+    log = trainer.state.log_history[0]
+    expected = {"furthest": (1 / 4, 3), "random": (0, 1)}[selection]
+    assert (log["reset/parse_rate"], log["reset/fallback_count"]) == expected
+
+
+def test_trained_tokens_are_those_of_the_loss(make):
+    """A's completions lack their end, and so they are left out of the loss and of the count."""
+    data = Dataset.from_dict({"prompt": [A, B], "answer": [9, 3]})
+    options = dict(data=data, localizer=oracle, max_completion_length=20, mask_truncated_completions=True)
+    trainer = make(Scripted, **options)
+    trainer.script = BY_HAND
+    trainer.train()
+    log = trainer.state.log_history[0]
+    assert log["reset/seeded_fraction"] == 1 / 2 and log["completions/clipped_ratio"] == 1 / 2
+    assert log["reset/trained_tokens"] == 8 * 9
+
+
 def test_a_seed_is_a_prompts_own(make):
     """The prefix of every reset slot begins a completion of the same prompt, cut where the table says."""
     options = dict(per_device_train_batch_size=32, max_completion_length=48)
@@ -581,6 +611,7 @@ REFUSED = {
     "generation_kwargs": dict(generation_kwargs={"max_new_tokens": 3}),
     "generation_kwargs (start)": dict(generation_kwargs={"begin_suppress_tokens": [3]}),
     "generation_kwargs (end)": dict(generation_kwargs={"forced_eos_token_id": 1}),
+    "generation_kwargs (seed)": dict(generation_kwargs={"seed": 1}),
     "generation_kwargs (vLLM)": dict(generation_kwargs={"presence_penalty": 1.0}),
 }
 
@@ -662,6 +693,29 @@ def test_the_reward_that_speaks_for_correctness(make):
         trainer.train()
         found[chosen] = trainer.state.log_history[0]["reset/seeded_fraction"]
     assert found == {None: 0.0, "answer_reward": 0.5, 1: 0.5}
+
+
+def test_an_index_tells_rewards_of_one_name_apart(make):
+    """Lambdas share a name; a command line gives an index as text."""
+    rewards = [lambda completions, **kwargs: [1.0] * len(completions), lambda completions, **kwargs: [0.0]]
+    for chosen, expected in ((0, 0), (1, 1), (-1, -1), ("1", 1), ("-2", -2)):
+        trainer = make(reward=rewards, correctness_reward=chosen)
+        assert trainer._correctness == expected
+        assert trainer._failed(torch.tensor([[0.0, 1.0]])).tolist() == [expected in (0, -2)]
+    (name,) = {*trainer.reward_func_names}
+    with pytest.raises(ValueError, match=rf"^correctness_reward='{name}' is the name of several .* give the index"):
+        make(reward=rewards, correctness_reward=name)
+    for chosen in ("2", 2, "-3"):
+        with pytest.raises(ValueError, match=rf"^correctness_reward must be one of .*, got {int(chosen)}$"):
+            make(reward=rewards, correctness_reward=chosen)
+
+
+def test_a_name_of_digits_is_a_name(make):
+    def praise(completions, **kwargs):
+        return [1.0] * len(completions)
+
+    praise.__name__ = "0"
+    assert make(reward=[answer_reward, praise], correctness_reward="0")._correctness == 1
 
 
 DOCS = (Path(__file__).parents[1] / "docs" / "options.md").read_text()

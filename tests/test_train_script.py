@@ -8,12 +8,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import GRPOConfig
 
 from credit_trl import GRPOLambdaConfig, STraceConfig
 from credit_trl.data import TEST_SEED_OFFSET
@@ -63,6 +65,15 @@ def test_run_reports_pass_rates(finished_run):
         # 32 completions: the rate is a count of them.
         assert 0 <= float(rate) <= 1
         assert abs(float(rate) * 32 - round(float(rate) * 32)) < 0.02
+
+
+def test_the_pass_rate_is_sampled_as_in_training(tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(train, "pass_rate", lambda *args, **options: asked.update(options) or 0.5)
+    options = dict(temperature=0.7, top_p=0.9, top_k=5, min_p=0.1, repetition_penalty=1.3)
+    args = GRPOConfig(str(tmp_path), use_cpu=True, bf16=False, **options)
+    train.measure(MagicMock(args=args), train.RunArguments(dataset_name="testbed"), "before")
+    assert asked["sampling"] == options
 
 
 def test_run_draws_its_learning_curve(finished_run):

@@ -40,19 +40,22 @@ def token_credit(
                 f"trace_entropy_fraction={args.trace_entropy_fraction} chooses tokens by entropy: give entropies"
             )
         known_BT = loss_tokens_BT & torch.isfinite(entropies)
+        if not known_BT.any():
+            return torch.zeros(mask.shape, device=mask.device)  # nobody to credit, and no quantile of nothing
         threshold = torch.quantile(entropies[known_BT].float(), 1 - args.trace_entropy_fraction)
         eligible_BT = known_BT & (entropies >= threshold)
     decay = args.trace_gamma * args.trace_lambda
     if args.trace_target == "advantage":
         return advantages_B1 * trace_weights(mask, decay=decay, kernel=args.trace_kernel) * eligible_BT
-    log_ratio_BT = torch.zeros(mask.shape, requires_grad=True)
-    z_BT = eligibility_trace(
-        log_ratio_BT,
-        mask,
-        decay=decay,
-        kernel=args.trace_kernel,
-        eligible=eligible_BT,
-        normalize=args.trace_normalize,
-    )
-    (credit_BT,) = torch.autograd.grad((advantages_B1 * z_BT.exp() * loss_tokens_BT).sum(), log_ratio_BT)
+    with torch.enable_grad():  # pictures are drawn of what was computed without gradients
+        log_ratio_BT = torch.zeros(mask.shape, device=mask.device, requires_grad=True)
+        z_BT = eligibility_trace(
+            log_ratio_BT,
+            mask,
+            decay=decay,
+            kernel=args.trace_kernel,
+            eligible=eligible_BT,
+            normalize=args.trace_normalize,
+        )
+        (credit_BT,) = torch.autograd.grad((advantages_B1 * z_BT.exp() * loss_tokens_BT).sum(), log_ratio_BT)
     return credit_BT
