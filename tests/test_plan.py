@@ -14,7 +14,7 @@ from transformers import Qwen3Config
 from credit_trl.plan import Limits, make_plan, read_launch, read_settings
 from credit_trl.plan.__main__ import main
 from credit_trl.plan.fake_model import LiveBytes, build_model, checkpoint_layers, model_sizes, trace
-from credit_trl.plan.memory import GIB
+from credit_trl.plan.memory import GIB, STRATEGIES, ModelSizes, Sharding, buffers
 from credit_trl.testbed import BASE_MODEL
 
 ROOT = Path(__file__).parent.parent
@@ -179,6 +179,20 @@ def test_options_change_what_they_should():
     kl = small_plan("--beta", "0.04")
     assert kl.phases["optimizer step"]["reference model"] == 2 * plan.model.total / 8
     assert small_plan("--beta", "0.04", recipe="qwen3_8b_lora").phases["backward"]["reference model"] == 0
+
+
+def test_what_communication_holds_by_hand():
+    """Of a model of 7e9 elements, 2e8 of them a layer and 6e8 the LM head, with weights loaded in float32."""
+    sizes = dict(frozen_bytes=2, trainable_bytes=4, block=int(2e8), head=int(6e8), vocabulary=150_000)
+    model = ModelSizes(0, int(7e9), head_is_trained=True, layers=32, kv_elements=1000, **sizes)
+    held = {strategy: buffers(model, Sharding(strategy, 8, compute_bytes=2)) for strategy in STRATEGIES}
+    assert held == {
+        "one": 0,
+        "ddp": 7e9 * 4,  # a bucket for every gradient, as it is loaded
+        "zero2": 5e8 * 2,
+        "zero3": (5e8 + 1.05e9 + 6e8) * 2,
+        "fsdp2": 2 * (2e8 + 2e8) * 2 + 2 * 6e8 * 2,  # weights and gradients of two layers; embedding and head
+    }
 
 
 def test_lora_trains_its_adapters_alone():
