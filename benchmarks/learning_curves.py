@@ -81,7 +81,6 @@ SUITE = (
     ("long_reuse", ("srpo 1x4",)),
     ("long", ("rrpo", "srpo 2x4", "srpo 1x8", "srpo 1x4 s_trace", "p_trace")),
     ("long_reuse", ("grpo_lambda both",)),
-    ("long", ("srpo 2x4 oracle", "srpo 1x8 oracle")),
 )
 
 Block = tuple[str, str]  # a setting and a method: one tuning and the reported runs

@@ -82,8 +82,6 @@ METHODS = {
     "srpo 1x4 furthest": _srpo(1, 4, seed_selection="furthest"),
     "srpo 1x4 oracle furthest": _srpo(1, 4, oracle, seed_selection="furthest"),
     "srpo 2x4": _srpo(2, 4),
-    "srpo 2x4 oracle": _srpo(2, 4, oracle),
     "srpo 1x8": _srpo(1, 8),
-    "srpo 1x8 oracle": _srpo(1, 8, oracle),
     "srpo 1x4 s_trace": _srpo(1, 4, trainer=ResetTraceTrainer, config=ResetTraceConfig),
 }
