@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from credit_trl import GRPOLambdaConfig, GRPOLambdaTrainer, SRPOConfig, SRPOTrainer, STraceConfig, STraceTrainer
@@ -33,6 +34,14 @@ class Method:
     config: type[GRPOConfig]
     options: dict[str, Any] = field(default_factory=dict)  # of the config
     localizer: Callable | None = None
+
+    def make_trainer(self, model, reward, options: dict[str, Any], **arguments) -> GRPOTrainer:
+        """The method's trainer, which prints no log. `options` of its config go before the method's own."""
+        if self.localizer is not None:
+            arguments["localizer"] = self.localizer
+        trainer = self.trainer(model, reward, args=self.config(**self.options | options), **arguments)
+        trainer.remove_callback(PrinterCallback)
+        return trainer
 
 
 def oracle(failed: list[FailedCompletion]) -> list[int | None]:

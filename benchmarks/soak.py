@@ -33,7 +33,7 @@ from measuring import QUIET, prepare
 from methods import METHODS
 from tqdm.auto import tqdm
 from trace_kernels import processor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from credit_trl.testbed import BASE_MODEL, answer_reward
 from credit_trl.testbed.arithmetic import as_dataset
@@ -77,10 +77,10 @@ def soak(method: str, steps: int) -> dict[str, Any]:
     chosen, vitals = METHODS[method], Vitals(method, steps)
     model = AutoModelForCausalLM.from_pretrained(BASE_MODEL, dtype=torch.float32)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = chosen.trainer(
+        trainer = chosen.make_trainer(
             model,
             answer_reward,
-            args=chosen.config(
+            dict(
                 output_dir=folder,
                 per_device_train_batch_size=16,
                 num_generations=8,
@@ -93,13 +93,11 @@ def soak(method: str, steps: int) -> dict[str, Any]:
                 **(QUIET | {"save_strategy": "steps"}),
                 save_steps=BLOCK,
                 save_total_limit=2,
-                **chosen.options,
             ),
             train_dataset=as_dataset(sample_problems(PROBLEMS, 1000, seed=0)),
             processing_class=AutoTokenizer.from_pretrained(BASE_MODEL),
             callbacks=[vitals],
         )
-        trainer.remove_callback(PrinterCallback)
         trainer.train()
     rewards = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
     starts = range(0, steps, BLOCK)
@@ -191,6 +189,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=OUTPUT, help=f"JSON file, with a figure beside it; {OUTPUT}")
     parser.add_argument("--plot_only", action="store_true", help="the table and the figure of what has run")
     arguments = parser.parse_args()
+    least = (WARMUP_BLOCKS + 2) * BLOCK
+    if arguments.steps < least:
+        parser.error(
+            f"--steps must be at least {least}, got {arguments.steps}: a slope needs two blocks after the warm-up"
+        )
     results = json.loads(arguments.output.read_text())["results"] if arguments.output.exists() else []
     done = {(result["method"], result["steps"]) for result in results}
     for method in () if arguments.plot_only else arguments.methods:
