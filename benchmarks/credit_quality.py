@@ -33,6 +33,7 @@ import random
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,7 +44,7 @@ from measuring import QUIET, prepare
 from methods import METHODS
 from tqdm.auto import tqdm
 from trace_kernels import processor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from credit_trl.localization import FailedCompletion, format_localization_prompt, parse_localization
 from credit_trl.steps import split_steps
@@ -212,10 +213,11 @@ def observe(name: str, setting: tuple[int, int], batches: int, learning_rate: fl
     method = METHODS[name]
     model = AutoModelForCausalLM.from_pretrained(BASE_MODEL, dtype=torch.float32)
     base = {key: value.clone() for key, value in model.state_dict().items()}
-    trainer = type("ObservedTrainer", (Observed, method.trainer), {"config_class": method.config})(
+    observed = type("ObservedTrainer", (Observed, method.trainer), {"config_class": method.config})
+    trainer = replace(method, trainer=observed).make_trainer(
         model,
         answer_reward,
-        args=method.config(
+        dict(
             output_dir=folder,
             per_device_train_batch_size=COMPLETIONS,
             num_generations=8,
@@ -228,14 +230,11 @@ def observe(name: str, setting: tuple[int, int], batches: int, learning_rate: fl
             **QUIET,
             logging_steps=1000,
             dataloader_pin_memory=False,
-            **method.options,
         ),
         train_dataset=make_dataset(8 * batches, min_steps=setting[0], max_steps=setting[1], seed=1),
         processing_class=AutoTokenizer.from_pretrained(BASE_MODEL),
         callbacks=[Restore(base)],
-        **({"localizer": method.localizer} if method.localizer else {}),
     )
-    trainer.remove_callback(PrinterCallback)
     trainer.observed, trainer.progress = [], progress
     trainer.train()
     return trainer.observed

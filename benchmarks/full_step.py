@@ -16,14 +16,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from statistics import median
 
-import numpy as np
 import torch
-from measuring import QUIET, in_turns, prepare
+from measuring import QUIET, in_turns, prepare, ratio_columns
 from methods import METHODS
 from trace_kernels import processor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, Qwen3Config, TrainerCallback, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, TrainerCallback, set_seed
 
 from credit_trl.plan import Limits, make_plan, read_launch, read_settings
 from credit_trl.testbed import BASE_MODEL, make_dataset
@@ -76,10 +74,10 @@ def full_step(method: str, model_name: str, length: int, folder: str) -> dict[st
     config = MODELS[model_name]
     set_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16 if on_gpu else torch.float32)
-    trainer = chosen.trainer(
+    trainer = chosen.make_trainer(
         model,
         reward,
-        args=chosen.config(
+        dict(
             output_dir=folder,
             per_device_train_batch_size=COMPLETIONS,
             num_generations=COMPLETIONS,
@@ -89,14 +87,11 @@ def full_step(method: str, model_name: str, length: int, folder: str) -> dict[st
             max_steps=2,
             use_cpu=not on_gpu,
             **QUIET | {"bf16": on_gpu, "gradient_checkpointing": True},
-            **chosen.options,
         ),
         train_dataset=make_dataset(16),
         processing_class=tokenizer,
         callbacks=[clock],
-        **({"localizer": chosen.localizer} if chosen.localizer else {}),
     )
-    trainer.remove_callback(PrinterCallback)
     generate = trainer._generate_and_score_completions
 
     def timed(inputs):
@@ -142,10 +137,7 @@ def main() -> None:
     for method, runs in figures.items():
         row: dict[str, object] = {"method": method}
         for phase in ("step", "update"):
-            ratios = [ours[phase] / theirs[phase] for ours, theirs in zip(runs, figures["grpo"], strict=True)]
-            low, middle, high = map(float, np.percentile(ratios, (25, 50, 75)))
-            row[f"{phase}_seconds"] = round(median(run[phase] for run in runs), 3)
-            row[f"{phase}_ratio"], row[f"{phase}_quartiles"] = round(middle, 4), [round(low, 4), round(high, 4)]
+            row |= ratio_columns(phase, runs, figures["grpo"])
         row["peak_gib"] = round(max(run["peak_bytes"] for run in runs) / 2**30, 3)
         rows.append(row)
     print("| " + " | ".join(rows[0]) + " |\n|" + "---|" * len(rows[0]))

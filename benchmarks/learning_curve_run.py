@@ -19,7 +19,6 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PrinterCallback,
     TrainerCallback,
 )
 from transformers.utils import logging as transformers_logging
@@ -214,10 +213,10 @@ def train(run: Run) -> dict[str, Any]:
     setting, method, tokenizer = run.setting, METHODS[run.method], base_tokenizer()
     curve = Curve(setting, tokenizer)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = method.trainer(
+        trainer = method.make_trainer(
             copy.deepcopy(base_model()),
             answer_reward,
-            args=method.config(
+            dict(
                 output_dir=folder,
                 per_device_train_batch_size=COMPLETIONS,
                 num_generations=NUM_GENERATIONS,
@@ -231,16 +230,14 @@ def train(run: Run) -> dict[str, Any]:
                 use_cpu=True,
                 **QUIET,
                 logging_steps=1,
-                **(method.options | run.options),
+                **run.options,
             ),
             train_dataset=as_dataset(
                 sample_problems(setting, setting.generations * COMPLETIONS // NUM_GENERATIONS, run.seed)
             ),
             processing_class=tokenizer,
             callbacks=[curve],
-            **({"localizer": method.localizer} if method.localizer else {}),
         )
-        trainer.remove_callback(PrinterCallback)
         trainer.train()
     history = trainer.state.log_history
     points = range(0, setting.generations * setting.num_iterations + 1, curve.every)

@@ -1,9 +1,11 @@
-"""What the benchmarks of trainers share: keeping quiet, methods that take turns."""
+"""What the benchmarks of trainers share: keeping quiet, methods that take turns, ratios within a turn."""
 
 import logging
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from statistics import median
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
@@ -32,3 +34,11 @@ def in_turns(methods: Iterable[str], turns: int, run: Callable[[str], Figures]) 
                 results[method].append(run(method))
                 progress.update()
     return results
+
+
+def ratio_columns(name: str, runs: Sequence[dict[str, float]], reference: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Median seconds called `name`, and the median and quartiles of their ratio to the reference's of the same turn."""
+    ratios = [ours[name] / theirs[name] for ours, theirs in zip(runs, reference, strict=True)]
+    low, middle, high = (round(float(value), 4) for value in np.percentile(ratios, (25, 50, 75)))
+    seconds = round(median(run[name] for run in runs), 4)
+    return {f"{name}_seconds": seconds, f"{name}_ratio": middle, f"{name}_quartiles": [low, high]}

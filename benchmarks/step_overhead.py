@@ -15,13 +15,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 
 import torch
-from measuring import QUIET, in_turns, prepare
+from measuring import QUIET, in_turns, prepare, ratio_columns
 from methods import METHODS
 from trace_kernels import processor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from credit_trl.testbed import BASE_MODEL, answer_reward, make_dataset
 
@@ -48,10 +48,10 @@ def cycle_seconds(method: str, model, tokenizer, dataset, cycles: int, output_di
     """Median wall and CPU seconds of a generation cycle of two optimizer steps, without the first cycle."""
     chosen = METHODS[method]
     clock = StepClock()
-    trainer = chosen.trainer(
+    trainer = chosen.make_trainer(
         model,
         answer_reward,
-        args=chosen.config(
+        dict(
             output_dir=output_dir,
             per_device_train_batch_size=128,
             num_generations=8,
@@ -62,13 +62,11 @@ def cycle_seconds(method: str, model, tokenizer, dataset, cycles: int, output_di
             use_cpu=not torch.cuda.is_available(),
             **QUIET,
             logging_steps=1,
-            **chosen.options,
         ),
         train_dataset=dataset,
         processing_class=tokenizer,
         callbacks=[clock],
     )
-    trainer.remove_callback(PrinterCallback)
     trainer.train()
     pairs = [(clock.steps[i], clock.steps[i + 1]) for i in range(2, len(clock.steps), 2)]
     return {
@@ -98,10 +96,7 @@ def main() -> None:
     for method, times in seconds.items():
         row: dict[str, object] = {"method": method}
         for clock in ("wall", "cpu"):
-            ratios = [a[clock] / b[clock] for a, b in zip(times, seconds["grpo"], strict=True)]
-            low, middle, high = quantiles(ratios, n=4, method="inclusive")
-            row[f"{clock}_seconds"] = round(median(time[clock] for time in times), 4)
-            row[f"{clock}_ratio"], row[f"{clock}_quartiles"] = round(middle, 4), [round(low, 4), round(high, 4)]
+            row |= ratio_columns(clock, times, seconds["grpo"])
         rows.append(row)
     print("| method | wall s | wall ratio | quartiles | CPU s | CPU ratio | quartiles |\n|---|---|---|---|---|---|---|")
     for row in rows:

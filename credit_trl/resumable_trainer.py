@@ -65,14 +65,14 @@ class ResumableTrainer(GRPOTrainer):
     # --- writing ---
 
     def _save_checkpoint(self, model, trial):
-        folder = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        final = os.path.join(self._get_output_dir(trial), folder)
+        run_folder, folder = self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        final = os.path.join(run_folder, folder)
         self._remove_placeholder(final)
         self._deferred = not self._between_steps
         if self._deferred:
             self.control.should_save = True  # asked for by a callback: the step is finished and logged first
             return
-        with self._stage(self._get_output_dir(trial)) as staging:
+        with self._stage(run_folder) as staging:
             super()._save_checkpoint(model, trial)
             staged = os.path.join(staging, folder)
             if self.state.best_model_checkpoint == staged:
@@ -86,7 +86,7 @@ class ResumableTrainer(GRPOTrainer):
             self._push_from_checkpoint(final)
         if self.args.should_save:
             rotate_checkpoints(
-                output_dir=os.path.dirname(final),
+                output_dir=run_folder,
                 save_total_limit=self.args.save_total_limit,
                 best_model_checkpoint=self.state.best_model_checkpoint,
                 use_mtime=True,
@@ -154,9 +154,9 @@ class ResumableTrainer(GRPOTrainer):
         resumed = in_flight.read(checkpoint, self.args.process_index, self.args.device)
         # A process that the earlier run did not have finds in the first one's state that there are now more of them.
         known = resumed or in_flight.read(checkpoint, 0)
-        settings = {} if known is None else known["settings"]
-        for name, then in settings.items():
-            now = self._settings().get(name)
+        earlier, settings = {} if known is None else known["settings"], self._settings()
+        for name, then in earlier.items():
+            now = settings.get(name)
             if then != now:
                 raise ValueError(
                     f"{name} was {then!r} in the run that wrote {checkpoint} and is {now!r} here. Its buffered "
