@@ -20,7 +20,7 @@ AXES = {
     "seconds": "CPU seconds of training, one thread",
 }
 FAMILIES = {
-    "ratios and traces": ("gspo", "gmpo", "p_trace", "s_trace", "grpo_lambda"),
+    "ratios and traces": ("grpo floored", "gspo", "gmpo", "p_trace", "s_trace", "grpo_lambda"),
     "resets": ("rrpo", "srpo"),
 }
 
@@ -172,7 +172,7 @@ def markdown(summary: dict[str, Any]) -> str:
     lines = ["# Learning curves on the testbed", "", summary["note"], ""]
     for name, setting in summary["settings"].items():
         levels = setting["levels"]
-        lines += [f"## {name}", "", setting["description"], ""]
+        lines += [f"## {name}", "", f"{setting['description']} {setting['core_hours']:.2f} core-hours.", ""]
         header = ["method", "tuned", "final pass@1", "minus GRPO", "final pass@16"]
         header += [f"to GRPO's final pass@1: {name}" for name in ("completions", "tokens", "seconds")]
         header += [f"completions to {level:g}, over GRPO's" for level in levels] + ["runs", "s a run"]

@@ -34,6 +34,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -80,7 +81,9 @@ SUITE = (
     ("long_reuse", ("grpo", *TRACES, "gspo", "gmpo", "grpo_lambda advantage", "grpo_lambda both advantage")),
     ("long_reuse", ("srpo 1x4",)),
     ("long", ("rrpo", "srpo 2x4", "srpo 1x8", "srpo 1x4 s_trace", "p_trace")),
-    ("long_reuse", ("grpo_lambda both",)),
+    ("long_reuse", ("grpo_lambda both", "p_trace", "srpo 1x4 s_trace")),
+    ("rare", ("grpo floored", "grpo_lambda recent unfloored")),
+    ("long", ("srpo 2x4 oracle", "srpo 1x8 oracle")),
 )
 
 Block = tuple[str, str]  # a setting and a method: one tuning and the reported runs
@@ -144,12 +147,9 @@ def known_runs(block: Block, seeds: Iterable[int], finished: dict[str, dict]) ->
     return tuning + reported_runs(block, seeds, finished)
 
 
-def missing_runs(blocks: Sequence[Block], seeds: Sequence[int], finished: dict[str, dict]) -> Iterator[Run]:
-    """All runs that can start now, the most important ones first."""
+def suite_runs(blocks: Sequence[Block], seeds: Sequence[int], finished: dict[str, dict]) -> Iterator[Run]:
     for block in blocks:
-        for run in known_runs(block, seeds, finished):
-            if run.key() not in finished:
-                yield run
+        yield from known_runs(block, seeds, finished)
 
 
 class RunLog:
@@ -177,25 +177,29 @@ class RunLog:
 
 
 def run_missing(
-    blocks: Sequence[Block],
-    seeds: Sequence[int],
+    wanted: Callable[[dict[str, dict]], Iterable[Run]],
+    total: int,
     log: RunLog,
     executor: Executor,
     workers: int,
     train: Callable[[Run], dict[str, Any]] = train,
 ) -> None:
-    """Train what `log` lacks, `workers` runs at a time. Only the process that calls this writes to the log."""
+    """Train what `log` lacks, `workers` runs at a time. Only the process that calls this writes to the log.
+
+    Args:
+        wanted: of the finished runs, all runs that are known to be needed then, the most important ones first.
+        total: how many these are in the end.
+    """
     log.drop_what_was_cut_off()
-    per_block = NUM_CANDIDATES * len(TUNING_SEEDS) + len(seeds)
-    done = sum(run.key() in log.finished for block in blocks for run in known_runs(block, seeds, log.finished))
+    done = sum(run.key() in log.finished for run in wanted(log.finished))
     under_way: dict[Future, Run] = {}
-    with tqdm(total=per_block * len(blocks), initial=done, unit="run") as progress:
+    with tqdm(total=total, initial=done, unit="run") as progress:
         while True:
             busy = {run.key() for run in under_way.values()}
-            for run in missing_runs(blocks, seeds, log.finished):
+            for run in wanted(log.finished):
                 if len(under_way) >= workers:
                     break
-                if run.key() not in busy:
+                if run.key() not in log.finished and run.key() not in busy:
                     under_way[executor.submit(train, run)] = run
                     progress.set_description(f"{run.setting_name}: {run.method}")
             if not under_way:
@@ -205,24 +209,29 @@ def run_missing(
                 progress.update()
 
 
+def worker_processes(count: int) -> Executor:
+    return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=prepare_worker)
+
+
 def summarise(blocks: Sequence[Block], seeds: Sequence[int], finished: dict[str, dict]) -> dict[str, Any]:
     """Everything that is reported. Methods whose tuning is not done are left out."""
     results: dict[str, dict[str, dict[int, dict]]] = {}
-    spent: list[float] = []  # tuning included
+    spent: dict[str, list[float]] = {}  # CPU seconds of a setting's runs, tuning included
     for setting, method in blocks:
         runs = reported_runs((setting, method), seeds, finished)
         keys = [run.key() for run in known_runs((setting, method), seeds, finished)]
-        spent += [finished[key]["cpu_seconds"] for key in keys if key in finished]
+        spent.setdefault(setting, []).extend(finished[key]["cpu_seconds"] for key in keys if key in finished)
         by_seed = {run.seed: finished[run.key()] for run in runs if run.key() in finished}
         if by_seed:
             results.setdefault(setting, {})[method] = by_seed
-    core_hours = sum(spent) / 3600
+    core_hours = {setting: sum(seconds) / 3600 for setting, seconds in spent.items()}
     summary: dict[str, Any] = {
         "command": "python " + " ".join(["benchmarks/learning_curves.py", *sys.argv[1:]]),
-        "note": f"{len(spent)} runs, tuning included, {core_hours:.2f} core-hours on {processor()}, one thread a run. "
+        "note": f"{sum(map(len, spent.values()))} runs, tuning included, {sum(core_hours.values()):.2f} core-hours on "
+        f"{processor()}, one thread a run. "
         "Means over seeds with 95% bootstrap intervals; ratios are of median crossings, paired by seed. "
         "How it was measured: `benchmarks/learning_curves.py`.",
-        "core_hours": round(core_hours, 3),
+        "core_hours": round(sum(core_hours.values()), 3),
         "torch": torch.__version__,
         "settings": {},
     }
@@ -231,6 +240,7 @@ def summarise(blocks: Sequence[Block], seeds: Sequence[int], finished: dict[str,
             "description": describe(SETTINGS[setting], next(iter(methods.values()))),
             "fields": asdict(SETTINGS[setting]),
             "levels": LEVELS[setting],
+            "core_hours": round(core_hours[setting], 3),
             "methods": {
                 method: {
                     "tuned": tuned_text((setting, method), finished),
@@ -298,9 +308,10 @@ def main() -> None:
         parser.error(f"--seeds: {TUNING_SEEDS} are the tuning seeds and cannot be reported; choose others")
     blocks, log = plan(arguments.settings, arguments.methods), RunLog(arguments.runs)
     if not arguments.plot_only:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(arguments.workers, mp_context=context, initializer=prepare_worker) as executor:
-            run_missing(blocks, arguments.seeds, log, executor, arguments.workers)
+        total = len(blocks) * (NUM_CANDIDATES * len(TUNING_SEEDS) + len(arguments.seeds))
+        wanted = partial(suite_runs, blocks, arguments.seeds)
+        with worker_processes(arguments.workers) as executor:
+            run_missing(wanted, total, log, executor, arguments.workers)
     summary = summarise(blocks, arguments.seeds, log.finished)
     report(summary, arguments.output)
     print(markdown(summary))

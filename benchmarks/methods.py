@@ -71,6 +71,9 @@ _GMPO_BOUNDS = dict(epsilon=1 - math.exp(-0.4), epsilon_high=math.exp(0.4) - 1)
 
 METHODS = {
     "grpo": Method(GRPOTrainer, GRPOConfig),
+    # GRPO-lambda's floor under negative advantages without its trace, and below its trace without the floor
+    "grpo floored": Method(GRPOLambdaTrainer, GRPOLambdaConfig, dict(trace_lambda=0.0)),
+    "grpo_lambda recent unfloored": Method(GRPOLambdaTrainer, GRPOLambdaConfig, dict(negative_advantage_floor=None)),
     "gspo": Method(GRPOTrainer, GRPOConfig, dict(importance_sampling_level="sequence", loss_type="grpo")),
     "gmpo": Method(
         STraceTrainer,
@@ -91,6 +94,8 @@ METHODS = {
     "srpo 1x4 furthest": _srpo(1, 4, seed_selection="furthest"),
     "srpo 1x4 oracle furthest": _srpo(1, 4, oracle, seed_selection="furthest"),
     "srpo 2x4": _srpo(2, 4),
+    "srpo 2x4 oracle": _srpo(2, 4, oracle),
     "srpo 1x8": _srpo(1, 8),
+    "srpo 1x8 oracle": _srpo(1, 8, oracle),
     "srpo 1x4 s_trace": _srpo(1, 4, trainer=ResetTraceTrainer, config=ResetTraceConfig),
 }

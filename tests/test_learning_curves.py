@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 import learning_curves as suite
+import learning_rates
 from learning_curve_results import (
     catch_up_interval,
     first_crossing,
@@ -76,8 +78,9 @@ class FakeTraining:
 
 def carry_out(path, training, seeds=SEEDS):
     log = suite.RunLog(path)
+    total = len(BLOCKS) * (5 * len(suite.TUNING_SEEDS) + len(seeds))
     with ThreadPoolExecutor(1) as executor:
-        suite.run_missing(BLOCKS, seeds, log, executor, 1, training)
+        suite.run_missing(partial(suite.suite_runs, BLOCKS, seeds), total, log, executor, 1, training)
     return log
 
 
@@ -233,6 +236,40 @@ def test_a_report_is_made_of_what_has_run(tmp_path):
         "| s_trace | lr 0.00034, trace_lambda 0.9 | 0.967 (0.967 to 0.967) |"
         in (tmp_path / "learning_curves.md").read_text()
     )
+
+
+# --- every learning rate ---
+
+
+def test_methods_are_compared_at_the_rate_that_is_best_on_the_reported_seeds(tmp_path, monkeypatch):
+    """Tuning prefers the highest rate and the reported seeds the lowest; GRPO and S-trace are both shown there."""
+    monkeypatch.setattr(learning_rates, "SWEPT", {"short": ("grpo", "s_trace")})
+    monkeypatch.setattr(learning_rates, "SEEDS", SEEDS)
+    log = carry_out(tmp_path / "runs.jsonl", FakeTraining())
+    training, wanted = FakeTraining(), partial(learning_rates.wanted, BLOCKS)
+    with ThreadPoolExecutor(1) as executor:
+        suite.run_missing(wanted, 2 * 4 * len(SEEDS), log, executor, 1, training)
+    assert len(training.runs) == 2 * 3 * len(SEEDS)  # the suite has run the chosen rate of each
+    assert {(run.method, *run.options.items()) for run in training.runs} == {
+        ("grpo",),
+        ("s_trace", ("trace_lambda", 0.9)),
+    }
+
+    grpo, s_trace = learning_rates.summarise("short", log.finished)
+    lowest, *_, highest = sorted(suite.LEARNING_RATES["short"][:4])
+    assert (
+        (grpo["chosen_rate"], grpo["best_rate"]) == (s_trace["chosen_rate"], s_trace["best_rate"]) == (highest, lowest)
+    )
+    assert grpo["pass_at_1"][f"{lowest:g}"][0] == pytest.approx(1 - 100 * lowest)
+    assert grpo["pass_at_1"][f"{highest:g}"][0] == pytest.approx(1 - 100 * highest)
+    assert s_trace["minus_grpo"][0] == pytest.approx(0.001)
+    table = learning_rates.markdown("short", [grpo, s_trace])
+    assert "| s_trace | 0.994 best | 0.989 | 0.981 | 0.967 chosen | +0.001 (+0.001 to +0.001) |" in table
+
+
+def test_a_method_that_is_not_tuned_yet_is_named(tmp_path):
+    with pytest.raises(ValueError, match="gmpo has not been tuned in long_reuse yet"):
+        learning_rates.rates(("long_reuse", "gmpo"), {})
 
 
 # --- a run ---
