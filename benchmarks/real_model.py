@@ -1,0 +1,98 @@
+r"""Did a pretrained model learn? The training rewards of `train.py` runs, side by side.
+
+    for method in grpo grpo_lambda s_trace; do
+      python train.py --config recipes/real_cpu.yaml --bf16 --max_steps 40 --method $method \
+        --output_dir runs/real-$method-0
+    done
+    python benchmarks/real_model.py runs/real-*
+
+The folders are called `real-<method>-<seed>`. Every problem is a new one, so a reward is that of the policy on problems
+which it has not seen. Under reset groups only the fresh completions count.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from credit_trl.estimators import bootstrap_interval
+from credit_trl.visualization import smoothed
+
+
+def read_rewards(folder: Path) -> list[float]:
+    """The mean reward of the fresh completions of each generation batch."""
+    log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return [entry.get("reset/base_pass_rate", entry["reward"]) for entry in log if entry.get("reward") is not None]
+
+
+def read_runs(folders: Sequence[Path]) -> dict[str, list[list[float]]]:
+    """The runs of each method, one a seed. Raises `ValueError` on a folder of another name."""
+    runs: dict[str, list[list[float]]] = {}
+    for folder in folders:
+        name = re.fullmatch(r"real-(\w+)-(\d+)", folder.name)
+        if name is None:
+            raise ValueError(f"{folder} is not called real-<method>-<seed>, which says what ran there")
+        runs.setdefault(name[1], []).append(read_rewards(folder))
+    return runs
+
+
+def summarise(runs: dict[str, list[list[float]]]) -> list[dict[str, Any]]:
+    """For each method the mean reward of the first and of the last quarter of its batches, all seeds together.
+
+    Intervals are 95% bootstrap intervals over batches: they say how sure the means of these runs are, and not how
+    another seed would come out.
+    """
+    rows = []
+    for method, seeds in runs.items():
+        row: dict[str, Any] = {"method": method, "seeds": len(seeds), "batches": min(map(len, seeds))}
+        quarter = max(1, row["batches"] // 4)
+        for name, part in {"first": slice(None, quarter), "last": slice(-quarter, None)}.items():
+            rewards = [reward for seed in seeds for reward in seed[part]]
+            low, high = bootstrap_interval(rewards)
+            row[f"{name}_quarter"] = [round(float(value), 4) for value in (np.mean(rewards), low, high)]
+        rows.append(row | {"rewards": seeds})
+    return rows
+
+
+def draw(runs: dict[str, list[list[float]]], path: Path) -> None:
+    figure = Figure(figsize=(7, 4), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    for index, (method, seeds) in enumerate(runs.items()):
+        for number, rewards in enumerate(seeds):
+            batches = range(1, len(rewards) + 1)
+            axes.plot(batches, rewards, ".", color=f"C{index}", alpha=0.35)
+            axes.plot(batches, smoothed(rewards), color=f"C{index}", label=method if number == 0 else None)
+    axes.set(xlabel="generation batch", ylabel="mean reward of fresh completions, smoothed")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path, help="output folders of train.py: real-<method>-<seed>")
+    output = Path("benchmarks/results/real_model.json")
+    parser.add_argument("--output", type=Path, default=output, help=f"JSON file, with a figure beside it; {output}")
+    arguments = parser.parse_args()
+    try:
+        runs = read_runs(arguments.folders)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    rows = summarise(runs)
+    command = " ".join(["python benchmarks/real_model.py", *sys.argv[1:]])
+    arguments.output.write_text(json.dumps({"command": command, "results": rows}, indent=1) + "\n")
+    draw(runs, arguments.output.with_suffix(".png"))
+    print("| method | seeds | batches | first quarter | last quarter |\n|---|---|---|---|---|")
+    for row in rows:
+        parts = ["{:.3f} ({:.3f} to {:.3f})".format(*row[name]) for name in ("first_quarter", "last_quarter")]
+        print(f"| {row['method']} | {row['seeds']} | {row['batches']} | {' | '.join(parts)} |")
+
+
+if __name__ == "__main__":
+    main()

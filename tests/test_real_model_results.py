@@ -1,0 +1,30 @@
+"""What is read from the runs of a pretrained model."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+
+from real_model import read_runs, summarise
+
+
+def test_the_first_and_the_last_quarter_of_every_seed_count_with_fresh_completions_only(tmp_path):
+    for seed, reset in enumerate(({}, {"reset/base_pass_rate": 0.5})):
+        log = [{"step": step, "reward": 0.1 * (step - 1), **reset} for step in range(1, 9)]
+        log.insert(3, {"step": 3, "loss": 0.0})  # a further optimizer step on the same completions
+        folder = tmp_path / f"real-srpo-{seed}"
+        folder.mkdir()
+        (folder / "trainer_state.json").write_text(json.dumps({"log_history": log}))
+    (row,) = summarise(read_runs(sorted(tmp_path.iterdir())))
+    assert (row["method"], row["seeds"], row["batches"]) == ("srpo", 2, 8)
+    assert row["first_quarter"][0] == pytest.approx((0 + 0.1 + 0.5 + 0.5) / 4)
+    assert row["last_quarter"][0] == pytest.approx((0.6 + 0.7 + 0.5 + 0.5) / 4)
+    assert row["first_quarter"][1] < row["first_quarter"][0] < row["first_quarter"][2]
+
+
+def test_a_folder_of_another_name_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="testbed is not called real-<method>-<seed>"):
+        read_runs([tmp_path / "testbed"])
