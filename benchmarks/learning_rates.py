@@ -35,8 +35,8 @@ from matplotlib.figure import Figure
 from trace_kernels import processor
 
 SWEPT = {
-    "rare": ("grpo", "srpo 1x4 furthest", "grpo_lambda recent", "srpo 1x4", "s_trace"),
-    "long_reuse": ("grpo", "s_trace", "gmpo"),
+    "rare": ("grpo", "srpo 1x4 furthest", "grpo_lambda recent"),
+    "long_reuse": ("grpo", "s_trace"),
 }
 NUM_RATES = 4  # those that every method of the suite tries
 
