@@ -20,8 +20,8 @@ AXES = {
     "seconds": "CPU seconds of training, one thread",
 }
 FAMILIES = {
-    "ratios and traces": ("grpo floored", "gspo", "gmpo", "p_trace", "s_trace", "grpo_lambda"),
-    "resets": ("rrpo", "srpo"),
+    "ratios and traces": ("grpo floored", "grpo top entropy", "gspo", "gmpo", "p_trace", "s_trace", "grpo_lambda"),
+    "resets": ("grpo in fours", "rrpo", "srpo"),
 }
 
 Interval = tuple[float, float, float]  # the statistic, and the ends of its 95% interval
@@ -41,6 +41,20 @@ def mean_interval(values: Sequence[float]) -> Interval:
     """The mean with its percentile bootstrap interval over seeds."""
     low, high = bootstrap_interval(values, num_resamples=RESAMPLES)
     return float(np.mean(values)), float(low), float(high)
+
+
+def sign_flip_p(differences: Sequence[float]) -> float:
+    """How often the mean of paired differences is as far from 0 when each of their signs may as well be the other.
+
+    Two-sided, and exact for up to 16 differences: all ways to flip the signs are counted. Of more, 2^16 random ones.
+    """
+    values = np.asarray(differences)
+    if len(values) <= 16:
+        flipped = (np.arange(2 ** len(values))[:, None] >> np.arange(len(values))) & 1
+    else:
+        flipped = np.random.default_rng(0).integers(0, 2, (2**16, len(values)))
+    sums = np.abs((1 - 2 * flipped) @ values)
+    return float(np.mean(sums >= abs(values.sum()) - 1e-12))
 
 
 def first_crossing(x: Sequence[float], y: Sequence[float], level: float) -> float:
@@ -81,12 +95,12 @@ def catch_up_interval(runs: Sequence[dict[str, Any]], reference: Sequence[dict[s
     x, y = (np.array([run[name] for run in runs], dtype=float) for name in (axis, "pass_at_1"))
     cost, goal = (np.array([run[name][-1] for run in reference], dtype=float) for name in (axis, "pass_at_1"))
 
-    def share(seeds: np.ndarray) -> float:
+    def needed(seeds: np.ndarray) -> float:
         return first_crossing(x[seeds].mean(0), y[seeds].mean(0), goal[seeds].mean()) / cost[seeds].mean()
 
-    shares = np.sort([share(seeds) for seeds in resamples(len(x))])
+    shares = np.sort([needed(seeds) for seeds in resamples(len(x))])
     low, high = shares[math.floor(0.025 * (RESAMPLES - 1))], shares[math.ceil(0.975 * (RESAMPLES - 1))]
-    return share(np.arange(len(x))), float(low), float(high)
+    return needed(np.arange(len(x))), float(low), float(high)
 
 
 def _median(values: np.ndarray) -> np.ndarray:
@@ -142,6 +156,7 @@ def summarise_method(
         for name in ("pass_at_1", "pass_at_16"):
             differences = [runs[seed][name][-1] - reference[seed][name][-1] for seed in common]
             summary[f"{name}_minus_grpo"] = mean_interval(differences)
+            summary[f"{name}_p"] = sign_flip_p(differences)
         summary["catch_up"] = {
             axis: _finite(catch_up_interval([runs[s] for s in common], [reference[s] for s in common], axis))
             for axis in AXES
@@ -173,15 +188,18 @@ def markdown(summary: dict[str, Any]) -> str:
     for name, setting in summary["settings"].items():
         levels = setting["levels"]
         lines += [f"## {name}", "", f"{setting['description']} {setting['core_hours']:.2f} core-hours.", ""]
-        header = ["method", "tuned", "final pass@1", "minus GRPO", "final pass@16"]
+        header = ["method", "tuned", "final pass@1", "minus GRPO", "p", "final pass@16", "minus GRPO"]
         header += [f"to GRPO's final pass@1: {name}" for name in ("completions", "tokens", "seconds")]
         header += [f"completions to {level:g}, over GRPO's" for level in levels] + ["runs", "s a run"]
         lines += _row(header) + _row(["---"] * len(header))
         for method, one in setting["methods"].items():
             compared = method != "grpo" and "catch_up" in one
             cells = [method, one["tuned"], _interval(one["pass_at_1"])]
-            cells += [_interval(one["pass_at_1_minus_grpo"], "+") if compared else "-", _interval(one["pass_at_16"])]
-            cells += [_share(one["catch_up"][axis]) if compared else "-" for axis in AXES]
+            cells += (
+                [_interval(one["pass_at_1_minus_grpo"], "+"), f"{one['pass_at_1_p']:.3f}"] if compared else ["-"] * 2
+            )
+            cells += [_interval(one["pass_at_16"]), _interval(one["pass_at_16_minus_grpo"], "+") if compared else "-"]
+            cells += [share(one["catch_up"][axis]) if compared else "-" for axis in AXES]
             for level in levels:
                 cells.append(
                     _ratio(one["crossings"][str(level)]["completions"], len(one["paired_seeds"])) if compared else "-"
@@ -207,7 +225,7 @@ def _interval(interval: Sequence[float], sign: str = "") -> str:
     return f"{value:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
 
 
-def _share(interval: Sequence[float | str]) -> str:
+def share(interval: Sequence[float | str]) -> str:
     value, low, high = map(float, interval)
     return f"{_number(value) if math.isfinite(value) else 'not reached'} ({_number(low)} to {_number(high)})"
 

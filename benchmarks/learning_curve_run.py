@@ -93,7 +93,10 @@ class Run:
     seed: int = 0
 
     def key(self) -> str:
-        """The same for the same run, and another for every other: settings, method, seed and base model."""
+        """The same for the same run, and another for every other: settings, method, seed and base model.
+
+        The code is not in it. To measure a trainer that has changed, give `--runs` a new file.
+        """
         method = METHODS[self.method]
         definition = {
             "setting": asdict(self.setting),
@@ -212,6 +215,7 @@ def train(run: Run) -> dict[str, Any]:
     begun = time.process_time()
     setting, method, tokenizer = run.setting, METHODS[run.method], base_tokenizer()
     curve = Curve(setting, tokenizer)
+    group_size = method.options.get("num_generations", NUM_GENERATIONS)
     with tempfile.TemporaryDirectory() as folder:
         trainer = method.make_trainer(
             copy.deepcopy(base_model()),
@@ -233,7 +237,7 @@ def train(run: Run) -> dict[str, Any]:
                 **run.options,
             ),
             train_dataset=as_dataset(
-                sample_problems(setting, setting.generations * COMPLETIONS // NUM_GENERATIONS, run.seed)
+                sample_problems(setting, setting.generations * COMPLETIONS // group_size, run.seed)
             ),
             processing_class=tokenizer,
             callbacks=[curve],

@@ -7,9 +7,10 @@
 Protocol. Every method trains on the same problems of the same seeds and on equally many completions. Each gets five
 candidates a setting on `TUNING_SEEDS`: four learning rates, then the other value of its own knob (`KNOBS`) at the best
 of them, or one more learning rate where it has no knob. The candidate with the best mean pass@1 over the run wins, and
-is reported on other seeds. All else is the method's default (`methods.py`). Intervals are 95% bootstrap intervals over
-seeds, for each method on its own: with a dozen methods, one of them is expected to lie clear of GRPO by chance about
-every other time.
+is reported on other seeds. All else is the method's default (`methods.py`). Intervals are 95% percentile bootstrap
+intervals over seeds, which with ten of them cover about 90%; p is exact, of all ways to flip the signs of the seeds'
+differences from GRPO. Both are for each method on its own: of thirty comparisons, one or two come out below p = 0.05 by
+chance.
 
 Pass rates are exact: the probability that the policy writes the right solution, by one forward pass over it, on 128
 held-out problems that are the same for all. Solutions whose errors cancel get the reward and count as failures here.
@@ -56,7 +57,8 @@ SETTINGS = {
 # Pass rates whose first crossings are compared, beside the mean with which GRPO ends.
 LEVELS = {"short": (0.7,), "long": (0.4,), "long_reuse": (0.3,), "rare": (0.1,)}
 
-# GRPO learns slowly at the lowest of four and unlearns at the highest. The last one is for methods without a knob.
+# GRPO learns slowly at the lowest of four and less, or in `rare` unlearns, at the highest. The last one is for methods
+# without a knob.
 LEARNING_RATES = dict.fromkeys(SETTINGS, (7e-05, 0.00012, 0.0002, 0.00034, 0.00015))
 LEARNING_RATES["rare"] = (4e-5, 7e-5, 1.2e-4, 2e-4, 9e-5)
 # The value of its own knob that a method tries beside its default, at the learning rate that did best.
@@ -83,7 +85,8 @@ SUITE = (
     ("long", ("rrpo", "srpo 2x4", "srpo 1x8", "srpo 1x4 s_trace", "p_trace")),
     ("long_reuse", ("grpo_lambda both", "p_trace", "srpo 1x4 s_trace")),
     ("rare", ("grpo floored", "grpo_lambda recent unfloored")),
-    ("long", ("srpo 2x4 oracle", "srpo 1x8 oracle")),
+    ("long", ("srpo 2x4 oracle", "srpo 1x8 oracle", "grpo in fours")),
+    ("long_reuse", ("grpo top entropy",)),
 )
 
 Block = tuple[str, str]  # a setting and a method: one tuning and the reported runs
@@ -229,7 +232,9 @@ def summarise(blocks: Sequence[Block], seeds: Sequence[int], finished: dict[str,
         "command": "python " + " ".join(["benchmarks/learning_curves.py", *sys.argv[1:]]),
         "note": f"{sum(map(len, spent.values()))} runs, tuning included, {sum(core_hours.values()):.2f} core-hours on "
         f"{processor()}, one thread a run. "
-        "Means over seeds with 95% bootstrap intervals; ratios are of median crossings, paired by seed. "
+        "Means over seeds with 95% percentile bootstrap intervals, which cover about 90% with ten seeds; p by flipping "
+        "the signs of the seeds' differences. What a method needs to GRPO's final pass@1 is of mean curves; ratios to "
+        "other pass rates are of median crossings, paired by seed. "
         "How it was measured: `benchmarks/learning_curves.py`.",
         "core_hours": round(sum(core_hours.values()), 3),
         "torch": torch.__version__,

@@ -36,10 +36,10 @@ class Method:
     localizer: Callable | None = None
 
     def make_trainer(self, model, reward, options: dict[str, Any], **arguments) -> GRPOTrainer:
-        """The method's trainer, which prints no log. `options` of its config go before the method's own."""
+        """The method's trainer, which prints no log. Its own options go before `options`, those of the run."""
         if self.localizer is not None:
             arguments["localizer"] = self.localizer
-        trainer = self.trainer(model, reward, args=self.config(**self.options | options), **arguments)
+        trainer = self.trainer(model, reward, args=self.config(**options | self.options), **arguments)
         trainer.remove_callback(PrinterCallback)
         return trainer
 
@@ -71,6 +71,10 @@ _GMPO_BOUNDS = dict(epsilon=1 - math.exp(-0.4), epsilon_high=math.exp(0.4) - 1)
 
 METHODS = {
     "grpo": Method(GRPOTrainer, GRPOConfig),
+    # What reset groups and S-trace change along with what they are for: groups of 4 under the loss of the SRPO paper,
+    # and a loss on the same high-entropy tokens as S-trace's, by TRL's own option.
+    "grpo in fours": Method(GRPOTrainer, GRPOConfig, dict(num_generations=4, loss_type="grpo")),
+    "grpo top entropy": Method(GRPOTrainer, GRPOConfig, dict(top_entropy_quantile=0.2)),
     # GRPO-lambda's floor under negative advantages without its trace, and below its trace without the floor
     "grpo floored": Method(GRPOLambdaTrainer, GRPOLambdaConfig, dict(trace_lambda=0.0)),
     "grpo_lambda recent unfloored": Method(GRPOLambdaTrainer, GRPOLambdaConfig, dict(negative_advantage_floor=None)),

@@ -7,7 +7,8 @@ r"""Did a pretrained model learn? The training rewards of `train.py` runs, side 
     python benchmarks/real_model.py runs/real-*
 
 The folders are called `real-<method>-<seed>`. Every problem is a new one, so a reward is that of the policy on problems
-which it has not seen. Under reset groups only the fresh completions count.
+which it has not seen. Under reset groups half of the completions continue a failed one: do not compare those rewards
+with other methods', but let `evaluate.py --benchmarks reasoning-gym/aiw` measure the models that were saved.
 """
 
 import argparse
@@ -26,9 +27,9 @@ from credit_trl.visualization import smoothed
 
 
 def read_rewards(folder: Path) -> list[float]:
-    """The mean reward of the fresh completions of each generation batch."""
+    """The mean reward of each generation batch."""
     log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
-    return [entry.get("reset/base_pass_rate", entry["reward"]) for entry in log if entry.get("reward") is not None]
+    return [entry["reward"] for entry in log if entry.get("reward") is not None]
 
 
 def read_runs(folders: Sequence[Path]) -> dict[str, list[list[float]]]:
@@ -68,7 +69,7 @@ def draw(runs: dict[str, list[list[float]]], path: Path) -> None:
             batches = range(1, len(rewards) + 1)
             axes.plot(batches, rewards, ".", color=f"C{index}", alpha=0.35)
             axes.plot(batches, smoothed(rewards), color=f"C{index}", label=method if number == 0 else None)
-    axes.set(xlabel="generation batch", ylabel="mean reward of fresh completions, smoothed")
+    axes.set(xlabel="generation batch", ylabel="mean reward, smoothed")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     figure.savefig(path)

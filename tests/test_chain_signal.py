@@ -34,18 +34,21 @@ def squared_signal(right):
     )
 
 
-def test_the_ratio_of_signals(chains):
+@pytest.mark.parametrize("furthest_of", [1, 4])
+def test_the_ratio_of_signals(chains, furthest_of):
     after = [squared_signal(chains[:, error:]) for error in range(STEPS)]
-    expected = np.dot(first_error_distribution(Q, STEPS), after) / squared_signal(chains)
-    assert signal_ratio(Q, STEPS) == pytest.approx(expected, rel=0.03)
+    expected = np.dot(first_error_distribution(Q, STEPS, furthest_of), after) / squared_signal(chains)
+    assert signal_ratio(Q, STEPS, furthest_of) == pytest.approx(expected, rel=0.03)
     assert signal_ratio(Q, 1) == pytest.approx(1)
 
 
-def test_informative_groups(chains):
+@pytest.mark.parametrize("furthest_of", [1, 4])
+def test_informative_groups(chains, furthest_of):
     errors = first_errors(chains)
-    failed = errors[errors < STEPS][: CHAINS // 4]
+    failed = errors[errors < STEPS]
+    failed = failed[: len(failed) // 4 * 4].reshape(-1, 4)[:, :furthest_of].max(1)
     continued = chains[: 4 * len(failed)].reshape(-1, 4, STEPS)[: len(failed)]
     masked = np.arange(STEPS) < failed[:, None, None]
     passed = (continued | masked[: len(continued)]).all(2).sum(1)
     drawn = np.mean((passed > 0) & (passed < 4))
-    assert informative_after_reset(Q, STEPS, 4) == pytest.approx(drawn, abs=0.01)
+    assert informative_after_reset(Q, STEPS, 4, furthest_of) == pytest.approx(drawn, abs=0.01)

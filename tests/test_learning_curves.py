@@ -22,6 +22,7 @@ from learning_curve_results import (
     mean_curve,
     mean_interval,
     ratio_interval,
+    sign_flip_p,
     summarise_method,
 )
 from learning_curve_run import (
@@ -150,6 +151,12 @@ def test_every_method_is_tuned_over_equally_many_candidates(tmp_path):
     assert not set(suite.SEEDS) & set(suite.TUNING_SEEDS)
 
 
+def test_no_method_fixes_the_knob_that_is_tuned():
+    """Its own options go before those of a run."""
+    for method, (name, _) in suite.KNOBS.items():
+        assert name not in METHODS[method].options, method
+
+
 def test_the_suite_has_every_method_and_no_block_twice():
     blocks = suite.plan(None, None)
     assert len(blocks) == len(set(blocks))
@@ -175,6 +182,14 @@ def test_first_crossings_by_hand():
     assert first_crossing(completions, [0.1, 0.2, 0.4, 0.3], 0.4) == pytest.approx(200)
     assert first_crossing(completions, [0.5, 0.2, 0.4, 0.3], 0.3) == 0
     assert first_crossing(completions, [0.1, 0.2, 0.2, 0.2], 0.3) == math.inf
+
+
+def test_sign_flips_by_hand():
+    assert sign_flip_p([1.0, 2.0, 3.0]) == 2 / 8  # all alike is the furthest that there is, either way
+    assert sign_flip_p([-1.0, -2.0, 3.0]) == 1  # nothing is nearer to 0
+    assert sign_flip_p([3.0, 2.0, -1.0]) == 4 / 8  # 6 and 4, and their opposites
+    assert sign_flip_p([0.25] * 10) == 2 / 1024
+    assert sign_flip_p([1.0] * 12 + [-1.0] * 8) == pytest.approx(0.503, abs=0.01)  # at least 12 of 20 coins alike
 
 
 def test_ratios_of_crossings_bear_runs_that_never_cross():
@@ -249,7 +264,7 @@ def test_methods_are_compared_at_the_rate_that_is_best_on_the_reported_seeds(tmp
     training, wanted = FakeTraining(), partial(learning_rates.wanted, BLOCKS)
     with ThreadPoolExecutor(1) as executor:
         suite.run_missing(wanted, 2 * 4 * len(SEEDS), log, executor, 1, training)
-    assert len(training.runs) == 2 * 3 * len(SEEDS)  # the suite has run the chosen rate of each
+    assert len(training.runs) == 2 * 3 * len(SEEDS)  # three rates beside the chosen one, which the suite has run
     assert {(run.method, *run.options.items()) for run in training.runs} == {
         ("grpo",),
         ("s_trace", ("trace_lambda", 0.9)),
@@ -264,7 +279,7 @@ def test_methods_are_compared_at_the_rate_that_is_best_on_the_reported_seeds(tmp
     assert grpo["pass_at_1"][f"{highest:g}"][0] == pytest.approx(1 - 100 * highest)
     assert s_trace["minus_grpo"][0] == pytest.approx(0.001)
     table = learning_rates.markdown("short", [grpo, s_trace])
-    assert "| s_trace | 0.994 best | 0.989 | 0.981 | 0.967 chosen | +0.001 (+0.001 to +0.001) |" in table
+    assert "| s_trace | 0.994 best | 0.989 | 0.981 | 0.967 chosen | +0.001 (+0.001 to +0.001) | 0.250 |" in table
 
 
 def test_a_method_that_is_not_tuned_yet_is_named(tmp_path):
