@@ -35,7 +35,7 @@ from learning_curves import (
 from matplotlib.figure import Figure
 from trace_kernels import processor
 
-SWEPT = {"rare": ("grpo", "srpo 1x4", "srpo 1x4 furthest", "grpo_lambda recent")}
+SWEPT = {"rare": ("grpo", "srpo 1x4", "srpo 1x4 furthest")}
 NUM_RATES = 3  # the lowest of the suite, where nothing diverges, and the one that it chose
 
 

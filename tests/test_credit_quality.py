@@ -1,5 +1,6 @@
 """The benchmark of where credit lands: its sums against values worked out by hand, and its batches' independence."""
 
+import credit_quality
 import numpy as np
 import pytest
 import torch
@@ -8,15 +9,18 @@ from credit_quality import (
     SHAKY,
     Decisive,
     Failure,
+    correction,
     decisive_tokens,
+    failures,
     localizer_quality,
     observe,
     push,
     read_credit,
+    summarise,
 )
 from tqdm.auto import tqdm
 
-from credit_trl.testbed import Problem
+from credit_trl.testbed import Problem, step_truths
 from credit_trl.testbed.arithmetic import apply_operation
 from credit_trl.testbed.pretrain import build_tokenizer
 
@@ -96,3 +100,67 @@ def test_every_batch_is_the_base_models(tmp_path):
         assert other == pytest.approx(one, rel=1e-4, abs=1e-6)
     for one, other in zip(frozen[1], learning[1], strict=True):
         assert abs(other["push"] / one["push"] - 1) > 1e-2
+
+
+def test_the_phases_are_told_apart(monkeypatch):
+    monkeypatch.setattr(credit_quality, "FIGURES", {"ratio": lambda sums: sums["a"].sum() / sums["b"].sum()})
+    steps = [{"a": 1.0, "b": 2.0}, {"a": 30.0, "b": 10.0}, {"a": 5.0, "b": 2.0}, {"a": 50.0, "b": 10.0}]
+    summary = summarise(steps, np.random.default_rng(0))
+    assert [summary[phase]["ratio"]["value"] for phase in PHASES] == [6 / 4, 80 / 20]
+    assert summary[PHASES[0]]["ratio"]["interval"] == [0.5, 2.5]  # the one batch twice, or the other
+
+
+class PlainTokenizer:
+    """Texts are their own tokens."""
+
+    batch_decode = staticmethod(list)
+
+
+def continue_without_a_slip(model, tokenizer, texts, *others):
+    """Goes on from the last value that each text states."""
+    continued = []
+    for text in texts:
+        prompt, _, prefix = text.partition(":")
+        steps = prefix.split("\n\n")[:-1]
+        value = int(steps[-1].partition("=")[2]) if steps else Problem.parse(f"{prompt}:").start
+        continued.append(Problem(value, Problem.parse(f"{prompt}:").operations[len(steps) :]).solution())
+    return continued
+
+
+def test_corrections_of_clean_and_of_erroneous_prefixes(monkeypatch):
+    """A writer without slips mends every failure from a clean prefix, and none from an erroneous one."""
+    monkeypatch.setattr(credit_quality, "complete", continue_without_a_slip)
+    one = Failure(Problem(5, (("+", 12), ("+", 1))), ("5+12=0\n\n", "0+1=4\n\n", "#4"), 2, 2)
+    other = Failure(Problem(3, (("-", 1), ("+", 6))), ("3-1=1\n\n", "1+6=7\n\n", "#7"), 1, 3)
+    third = Failure(Problem(2, (("+", 2),)), ("2+2=4\n\n", "#5"), 2, 1)
+    found = [one, other, third]
+    rates = correction(None, PlainTokenizer, found, 9, 2, np.random.default_rng(0), tqdm(disable=True))
+    figures = {kind: (figure["value"], figure["prefixes"]) for kind, figure in rates["self"].items()}
+    assert figures == {"all": (2 / 3, 3), "clean": (1, 2), "erroneous": (0, 1)}
+    assert {kind: figure["value"] for kind, figure in rates["oracle"].items()} == {"all": 1, "clean": 1}
+    assert set(rates["random"]) <= {"all", "clean", "erroneous"}
+
+
+def test_failures_are_those_that_the_model_was_asked_about(monkeypatch):
+    """The second step is wrong in every other completion; the model names the first."""
+    tokenizer, asked = build_tokenizer(), []
+
+    def complete(model, tokenizer, texts, *others):
+        if texts[0].endswith("?"):
+            asked.extend(texts)
+            return [tokenizer.encode("\\boxed{1}") for _ in texts]
+        written = []
+        for index, text in enumerate(texts):
+            problem = Problem.parse(text)
+            first = apply_operation(problem.start, *problem.operations[0])
+            second = (apply_operation(first, *problem.operations[1]) + index % 2) % 17
+            written.append(tokenizer.encode(problem.solution([first, second])))
+        return written
+
+    monkeypatch.setattr(credit_quality, "complete", complete)
+    found = failures(None, tokenizer, (2, 2), 20, tqdm(disable=True))
+    assert len(found) == len(asked) == 20
+    for one, text in zip(found, asked, strict=True):
+        assert (one.error, one.named, len(one.steps)) == (2, 1, 3)
+        assert step_truths(one.problem, "".join(one.steps)) == [True, False, True]
+        assert text.startswith(f"{one.problem.prompt}Step 1: {one.steps[0]}")

@@ -283,8 +283,8 @@ def test_methods_are_compared_at_the_rate_that_is_best_on_the_reported_seeds(tmp
 
 
 def test_a_method_that_is_not_tuned_yet_is_named(tmp_path):
-    with pytest.raises(ValueError, match="s_trace has not been tuned in long_reuse yet"):
-        learning_rates.rates(("long_reuse", "s_trace"), {})
+    with pytest.raises(ValueError, match="srpo 1x4 has not been tuned in rare yet"):
+        learning_rates.rates(("rare", "srpo 1x4"), {})
 
 
 # --- a run ---
