@@ -46,15 +46,15 @@ def mean_interval(values: Sequence[float]) -> Interval:
 def sign_flip_p(differences: Sequence[float]) -> float:
     """How often the mean of paired differences is as far from 0 when each of their signs may as well be the other.
 
-    Two-sided, and exact for up to 16 differences: all ways to flip the signs are counted. Of more, 2^16 random ones.
+    Two-sided, and exact for up to 20 differences: all ways to flip the signs are counted. Of more, 2^16 random ones.
     """
-    values = np.asarray(differences)
-    if len(values) <= 16:
-        flipped = (np.arange(2 ** len(values))[:, None] >> np.arange(len(values))) & 1
+    values, sums = np.asarray(differences), np.zeros(1)
+    if len(values) <= 20:
+        for value in values:
+            sums = np.concatenate([sums + value, sums - value])
     else:
-        flipped = np.random.default_rng(0).integers(0, 2, (2**16, len(values)))
-    sums = np.abs((1 - 2 * flipped) @ values)
-    return float(np.mean(sums >= abs(values.sum()) - 1e-12))
+        sums = np.random.default_rng(0).choice((-1, 1), (2**16, len(values))) @ values
+    return float(np.mean(np.abs(sums) >= abs(values.sum()) - 1e-12))
 
 
 def first_crossing(x: Sequence[float], y: Sequence[float], level: float) -> float:
@@ -199,7 +199,7 @@ def markdown(summary: dict[str, Any]) -> str:
                 [_interval(one["pass_at_1_minus_grpo"], "+"), f"{one['pass_at_1_p']:.3f}"] if compared else ["-"] * 2
             )
             cells += [_interval(one["pass_at_16"]), _interval(one["pass_at_16_minus_grpo"], "+") if compared else "-"]
-            cells += [share(one["catch_up"][axis]) if compared else "-" for axis in AXES]
+            cells += [_share(one["catch_up"][axis]) if compared else "-" for axis in AXES]
             for level in levels:
                 cells.append(
                     _ratio(one["crossings"][str(level)]["completions"], len(one["paired_seeds"])) if compared else "-"
@@ -225,7 +225,7 @@ def _interval(interval: Sequence[float], sign: str = "") -> str:
     return f"{value:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
 
 
-def share(interval: Sequence[float | str]) -> str:
+def _share(interval: Sequence[float | str]) -> str:
     value, low, high = map(float, interval)
     return f"{_number(value) if math.isfinite(value) else 'not reached'} ({_number(low)} to {_number(high)})"
 

@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 import learning_curves as suite
-import learning_rates
 from learning_curve_results import (
     catch_up_interval,
     first_crossing,
@@ -189,7 +188,8 @@ def test_sign_flips_by_hand():
     assert sign_flip_p([-1.0, -2.0, 3.0]) == 1  # nothing is nearer to 0
     assert sign_flip_p([3.0, 2.0, -1.0]) == 4 / 8  # 6 and 4, and their opposites
     assert sign_flip_p([0.25] * 10) == 2 / 1024
-    assert sign_flip_p([1.0] * 12 + [-1.0] * 8) == pytest.approx(0.503, abs=0.01)  # at least 12 of 20 coins alike
+    assert sign_flip_p([1.0] * 12 + [-1.0] * 8) == pytest.approx(0.5034, abs=1e-4)  # at least 12 of 20 coins alike
+    assert sign_flip_p([1.0] * 13 + [-1.0] * 9) == pytest.approx(0.523, abs=0.01)  # at least 13 of 22
 
 
 def test_ratios_of_crossings_bear_runs_that_never_cross():
@@ -251,40 +251,6 @@ def test_a_report_is_made_of_what_has_run(tmp_path):
         "| s_trace | lr 0.00034, trace_lambda 0.9 | 0.967 (0.967 to 0.967) |"
         in (tmp_path / "learning_curves.md").read_text()
     )
-
-
-# --- every learning rate ---
-
-
-def test_methods_are_compared_at_the_rate_that_is_best_on_the_reported_seeds(tmp_path, monkeypatch):
-    """Tuning prefers the highest rate and the reported seeds the lowest; GRPO and S-trace are both shown there."""
-    monkeypatch.setattr(learning_rates, "SWEPT", {"short": ("grpo", "s_trace")})
-    monkeypatch.setattr(learning_rates, "SEEDS", SEEDS)
-    log = carry_out(tmp_path / "runs.jsonl", FakeTraining())
-    training, wanted = FakeTraining(), partial(learning_rates.wanted, BLOCKS)
-    with ThreadPoolExecutor(1) as executor:
-        suite.run_missing(wanted, 2 * 4 * len(SEEDS), log, executor, 1, training)
-    assert len(training.runs) == 2 * 3 * len(SEEDS)  # three rates beside the chosen one, which the suite has run
-    assert {(run.method, *run.options.items()) for run in training.runs} == {
-        ("grpo",),
-        ("s_trace", ("trace_lambda", 0.9)),
-    }
-
-    grpo, s_trace = learning_rates.summarise("short", log.finished)
-    lowest, *_, highest = sorted(suite.LEARNING_RATES["short"][:4])
-    assert (
-        (grpo["chosen_rate"], grpo["best_rate"]) == (s_trace["chosen_rate"], s_trace["best_rate"]) == (highest, lowest)
-    )
-    assert grpo["pass_at_1"][f"{lowest:g}"][0] == pytest.approx(1 - 100 * lowest)
-    assert grpo["pass_at_1"][f"{highest:g}"][0] == pytest.approx(1 - 100 * highest)
-    assert s_trace["minus_grpo"][0] == pytest.approx(0.001)
-    table = learning_rates.markdown("short", [grpo, s_trace])
-    assert "| s_trace | 0.994 best | 0.989 | 0.981 | 0.967 chosen | +0.001 (+0.001 to +0.001) | 0.250 |" in table
-
-
-def test_a_method_that_is_not_tuned_yet_is_named(tmp_path):
-    with pytest.raises(ValueError, match="srpo 1x4 has not been tuned in rare yet"):
-        learning_rates.rates(("rare", "srpo 1x4"), {})
 
 
 # --- a run ---
