@@ -33,6 +33,7 @@ import json
 import multiprocessing
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
@@ -231,7 +232,7 @@ def summarise(blocks: Sequence[Block], seeds: Sequence[int], finished: dict[str,
             results.setdefault(setting, {})[method] = by_seed
     core_hours = {setting: sum(seconds) / 3600 for setting, seconds in spent.items()}
     summary: dict[str, Any] = {
-        "command": "python " + " ".join(["benchmarks/learning_curves.py", *sys.argv[1:]]),
+        "command": "python " + shlex.join(["benchmarks/learning_curves.py", *sys.argv[1:]]),
         "note": f"{sum(map(len, spent.values()))} runs, tuning included, {sum(core_hours.values()):.2f} core-hours on "
         f"{processor()}, one thread a run. "
         "Means over seeds with 95% percentile bootstrap intervals, which cover about 90% with ten seeds; p by flipping "

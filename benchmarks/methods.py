@@ -36,7 +36,7 @@ class Method:
     localizer: Callable | None = None
 
     def make_trainer(self, model, reward, options: dict[str, Any], **arguments) -> GRPOTrainer:
-        """The method's trainer, which prints no log. Its own options go before `options`, those of the run."""
+        """The method's trainer, which prints no log. Its own options override those of the run."""
         if self.localizer is not None:
             arguments["localizer"] = self.localizer
         trainer = self.trainer(model, reward, args=self.config(**options | self.options), **arguments)

@@ -1,7 +1,7 @@
 r"""Did a pretrained model learn? The training rewards of `train.py` runs, side by side.
 
     for method in grpo grpo_lambda s_trace; do
-      python train.py --config recipes/real_cpu.yaml --bf16 --max_steps 40 --method $method \
+      python train.py --config recipes/real_cpu.yaml --bf16 true --max_steps 16 --method $method \
         --output_dir runs/real-$method-0
     done
     python benchmarks/real_model.py runs/real-*

@@ -151,7 +151,7 @@ def test_every_method_is_tuned_over_equally_many_candidates(tmp_path):
 
 
 def test_no_method_fixes_the_knob_that_is_tuned():
-    """Its own options go before those of a run."""
+    """Its own options override those of a run."""
     for method, (name, _) in suite.KNOBS.items():
         assert name not in METHODS[method].options, method
 
