@@ -93,10 +93,11 @@ def catch_up_interval(runs: Sequence[dict[str, Any]], reference: Sequence[dict[s
     where the mean curve stays below.
     """
     x, y = (np.array([run[name] for run in runs], dtype=float) for name in (axis, "pass_at_1"))
-    cost, goal = (np.array([run[name][-1] for run in reference], dtype=float) for name in (axis, "pass_at_1"))
+    cost = np.array([run[axis][-1] for run in reference], dtype=float)
+    goal = np.array([run["pass_at_1"] for run in reference], dtype=float)
 
     def needed(seeds: np.ndarray) -> float:
-        return first_crossing(x[seeds].mean(0), y[seeds].mean(0), goal[seeds].mean()) / cost[seeds].mean()
+        return first_crossing(x[seeds].mean(0), y[seeds].mean(0), goal[seeds].mean(0)[-1]) / cost[seeds].mean()
 
     shares = np.sort([needed(seeds) for seeds in resamples(len(x))])
     low, high = shares[math.floor(0.025 * (RESAMPLES - 1))], shares[math.ceil(0.975 * (RESAMPLES - 1))]

@@ -6,13 +6,14 @@ r"""Do the methods help on the testbed? Learning curves of every method, tuned o
     python benchmarks/learning_curves.py --settings long_reuse --methods grpo s_trace --seeds {10..29} \
         --output benchmarks/results/fresh_seeds/long_reuse   # what came out ahead, once more
 
-Protocol. Every method trains on the same problems of the same seeds and on equally many completions. Each gets five
-candidates a setting on `TUNING_SEEDS`: four learning rates, then the other value of its own knob (`KNOBS`) at the best
-of them, or one more learning rate where it has no knob. The candidate with the best mean pass@1 over the run wins, and
-is reported on other seeds. All else is the method's default (`methods.py`). Intervals are 95% percentile bootstrap
-intervals over seeds, which with ten of them cover about 90%; p is exact, of all ways to flip the signs of the seeds'
-differences from GRPO. Both are for each method on its own: of thirty comparisons, one or two come out below p = 0.05 by
-chance. So what came out ahead runs once more, as it was tuned, on twenty seeds that nobody had looked at.
+Protocol. Every method trains on the same problems of the same seeds (`grpo in fours` on twice as many) and on equally
+many completions. Each gets five candidates a setting on `TUNING_SEEDS`: four learning rates, then the other value of
+its own knob (`KNOBS`) at the best of them, or one more learning rate where it has no knob. The candidate with the
+best mean pass@1 over the run wins, and is reported on other seeds. All else is the method's default (`methods.py`).
+Intervals are 95% percentile bootstrap intervals over seeds, which with ten of them cover about 90%; p is exact, of
+all ways to flip the signs of the seeds' differences from GRPO. Both are for each method on its own: of thirty
+comparisons, one or two come out below p = 0.05 by chance. So the most interesting of what came out ahead runs once
+more, as it was tuned, on twenty fresh seeds.
 
 Pass rates are exact: the probability that the policy writes the right solution, by one forward pass over it, on 128
 held-out problems that are the same for all. Solutions whose errors cancel get the reward and count as failures here.
