@@ -17,12 +17,11 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
-from credit_trl.estimators import bootstrap_interval
 from credit_trl.visualization import smoothed
 
 
@@ -44,20 +43,17 @@ def read_runs(folders: Sequence[Path]) -> dict[str, list[list[float]]]:
 
 
 def summarise(runs: dict[str, list[list[float]]]) -> list[dict[str, Any]]:
-    """For each method the mean reward of the first and of the last quarter of its batches, all seeds together.
-
-    Intervals are 95% bootstrap intervals over batches: they say how sure the means of these runs are, and not how
-    another seed would come out.
-    """
+    """For each method and seed the mean reward of the first and of the last quarter of the batches."""
     rows = []
     for method, seeds in runs.items():
-        row: dict[str, Any] = {"method": method, "seeds": len(seeds), "batches": min(map(len, seeds))}
-        quarter = max(1, row["batches"] // 4)
-        for name, part in {"first": slice(None, quarter), "last": slice(-quarter, None)}.items():
-            rewards = [reward for seed in seeds for reward in seed[part]]
-            low, high = bootstrap_interval(rewards)
-            row[f"{name}_quarter"] = [round(float(value), 4) for value in (np.mean(rewards), low, high)]
-        rows.append(row | {"rewards": seeds})
+        batches = min(map(len, seeds))
+        quarter = max(1, batches // 4)
+        first, last = (
+            [round(fmean(seed[part]), 4) for seed in seeds] for part in (slice(quarter), slice(-quarter, None))
+        )
+        rows.append(
+            {"method": method, "batches": batches, "first_quarter": first, "last_quarter": last, "rewards": seeds}
+        )
     return rows
 
 
@@ -89,10 +85,13 @@ def main() -> None:
     command = " ".join(["python benchmarks/real_model.py", *sys.argv[1:]])
     arguments.output.write_text(json.dumps({"command": command, "results": rows}, indent=1) + "\n")
     draw(runs, arguments.output.with_suffix(".png"))
-    print("| method | seeds | batches | first quarter | last quarter |\n|---|---|---|---|---|")
+    print(
+        "| method | seeds | batches | first quarter, mean and range over seeds | last quarter |\n|---|---|---|---|---|"
+    )
     for row in rows:
-        parts = ["{:.3f} ({:.3f} to {:.3f})".format(*row[name]) for name in ("first_quarter", "last_quarter")]
-        print(f"| {row['method']} | {row['seeds']} | {row['batches']} | {' | '.join(parts)} |")
+        parts = [row["first_quarter"], row["last_quarter"]]
+        cells = [f"{fmean(part):.3f} ({min(part):.3f} to {max(part):.3f})" for part in parts]
+        print(f"| {row['method']} | {len(row['rewards'])} | {row['batches']} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
