@@ -39,7 +39,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -155,6 +154,7 @@ def known_runs(block: Block, seeds: Iterable[int], finished: dict[str, dict]) ->
 
 
 def suite_runs(blocks: Sequence[Block], seeds: Sequence[int], finished: dict[str, dict]) -> Iterator[Run]:
+    """All runs that are known to be needed, the most important ones first."""
     for block in blocks:
         yield from known_runs(block, seeds, finished)
 
@@ -184,26 +184,22 @@ class RunLog:
 
 
 def run_missing(
-    wanted: Callable[[dict[str, dict]], Iterable[Run]],
-    total: int,
+    blocks: Sequence[Block],
+    seeds: Sequence[int],
     log: RunLog,
     executor: Executor,
     workers: int,
     train: Callable[[Run], dict[str, Any]] = train,
 ) -> None:
-    """Train what `log` lacks, `workers` runs at a time. Only the process that calls this writes to the log.
-
-    Args:
-        wanted: of the finished runs, all runs that are known to be needed then, the most important ones first.
-        total: how many these are in the end.
-    """
+    """Train what `log` lacks, `workers` runs at a time. Only the process that calls this writes to the log."""
     log.drop_what_was_cut_off()
-    done = sum(run.key() in log.finished for run in wanted(log.finished))
+    total = len(blocks) * (NUM_CANDIDATES * len(TUNING_SEEDS) + len(seeds))
+    done = sum(run.key() in log.finished for run in suite_runs(blocks, seeds, log.finished))
     under_way: dict[Future, Run] = {}
     with tqdm(total=total, initial=done, unit="run") as progress:
         while True:
             busy = {run.key() for run in under_way.values()}
-            for run in wanted(log.finished):
+            for run in suite_runs(blocks, seeds, log.finished):
                 if len(under_way) >= workers:
                     break
                 if run.key() not in log.finished and run.key() not in busy:
@@ -214,10 +210,6 @@ def run_missing(
             for future in wait(under_way, return_when=FIRST_COMPLETED).done:
                 log.append(under_way.pop(future), future.result())
                 progress.update()
-
-
-def worker_processes(count: int) -> Executor:
-    return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=prepare_worker)
 
 
 def summarise(blocks: Sequence[Block], seeds: Sequence[int], finished: dict[str, dict]) -> dict[str, Any]:
@@ -317,10 +309,9 @@ def main() -> None:
         parser.error(f"--seeds: {TUNING_SEEDS} are the tuning seeds and cannot be reported; choose others")
     blocks, log = plan(arguments.settings, arguments.methods), RunLog(arguments.runs)
     if not arguments.plot_only:
-        total = len(blocks) * (NUM_CANDIDATES * len(TUNING_SEEDS) + len(arguments.seeds))
-        wanted = partial(suite_runs, blocks, arguments.seeds)
-        with worker_processes(arguments.workers) as executor:
-            run_missing(wanted, total, log, executor, arguments.workers)
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(arguments.workers, mp_context=context, initializer=prepare_worker) as executor:
+            run_missing(blocks, arguments.seeds, log, executor, arguments.workers)
     summary = summarise(blocks, arguments.seeds, log.finished)
     report(summary, arguments.output)
     print(markdown(summary))

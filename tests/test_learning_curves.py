@@ -4,7 +4,6 @@ import json
 import math
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -78,9 +77,8 @@ class FakeTraining:
 
 def carry_out(path, training, seeds=SEEDS):
     log = suite.RunLog(path)
-    total = len(BLOCKS) * (5 * len(suite.TUNING_SEEDS) + len(seeds))
     with ThreadPoolExecutor(1) as executor:
-        suite.run_missing(partial(suite.suite_runs, BLOCKS, seeds), total, log, executor, 1, training)
+        suite.run_missing(BLOCKS, seeds, log, executor, 1, training)
     return log
 
 
