@@ -62,7 +62,7 @@ def main() -> None:
     for steps in (1, 2, 3, 4, 6, 8):
         fresh = pass_probability(reliability, steps)
         groups = [informative(fresh, 8), informative(fresh, 4)]
-        groups += [*(informative_after_reset(reliability, steps, 4, m) for m in (1, 4))]
+        groups += [informative_after_reset(reliability, steps, 4, m) for m in (1, 4)]
         signals = [signal_ratio(reliability, steps, m) for m in (1, 4)]
         cells = [str(steps), f"{fresh:.3f}", *(f"{each:.0%}" for each in groups), *(f"{each:.2f}" for each in signals)]
         print("| " + " | ".join(cells) + " |")

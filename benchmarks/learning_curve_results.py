@@ -196,10 +196,9 @@ def markdown(summary: dict[str, Any]) -> str:
         for method, one in setting["methods"].items():
             compared = method != "grpo" and "catch_up" in one
             cells = [method, one["tuned"], _interval(one["pass_at_1"])]
-            cells += (
-                [_interval(one["pass_at_1_minus_grpo"], "+"), f"{one['pass_at_1_p']:.3f}"] if compared else ["-"] * 2
-            )
-            cells += [_interval(one["pass_at_16"]), _interval(one["pass_at_16_minus_grpo"], "+") if compared else "-"]
+            cells += [_interval(one["pass_at_1_minus_grpo"], "+") if compared else "-"]
+            cells += [f"{one['pass_at_1_p']:.3f}" if compared else "-", _interval(one["pass_at_16"])]
+            cells += [_interval(one["pass_at_16_minus_grpo"], "+") if compared else "-"]
             cells += [_share(one["catch_up"][axis]) if compared else "-" for axis in AXES]
             for level in levels:
                 cells.append(

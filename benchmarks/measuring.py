@@ -36,9 +36,16 @@ def in_turns(methods: Iterable[str], turns: int, run: Callable[[str], Figures]) 
     return results
 
 
+def ratio_quartiles(
+    name: str, runs: Sequence[dict[str, float]], reference: Sequence[dict[str, float]]
+) -> tuple[float, ...]:
+    """Lower quartile, median and upper quartile of what is called `name` over the reference's of the same turn."""
+    ratios = [ours[name] / theirs[name] for ours, theirs in zip(runs, reference, strict=True)]
+    return tuple(round(float(value), 4) for value in np.percentile(ratios, (25, 50, 75)))
+
+
 def ratio_columns(name: str, runs: Sequence[dict[str, float]], reference: Sequence[dict[str, float]]) -> dict[str, Any]:
     """Median seconds called `name`, and the median and quartiles of their ratio to the reference's of the same turn."""
-    ratios = [ours[name] / theirs[name] for ours, theirs in zip(runs, reference, strict=True)]
-    low, middle, high = (round(float(value), 4) for value in np.percentile(ratios, (25, 50, 75)))
+    low, middle, high = ratio_quartiles(name, runs, reference)
     seconds = round(median(run[name] for run in runs), 4)
     return {f"{name}_seconds": seconds, f"{name}_ratio": middle, f"{name}_quartiles": [low, high]}

@@ -17,11 +17,11 @@ import time
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
 import torch
-from measuring import QUIET, in_turns, prepare
+from measuring import QUIET, in_turns, prepare, ratio_quartiles
 from methods import oracle
 from step_overhead import StepClock
 from trace_kernels import processor
@@ -158,9 +158,8 @@ def main() -> None:
     for method, figures in runs.items():
         row: dict[str, Any] = {"method": method}
         for name in ("wall", "cpu", "generated tokens"):
-            ratios = [mine[name] / grpo[name] for mine, grpo in zip(figures, runs["grpo"], strict=True)]
-            low, middle, high = quantiles(ratios, n=4, method="inclusive")
-            row[f"{name} ratio"] = [round(middle, 4), round(low, 4), round(high, 4)]
+            low, middle, high = ratio_quartiles(name, figures, runs["grpo"])
+            row[f"{name} ratio"] = [middle, low, high]
         for name in dict.fromkeys(name for run in figures for name in run):
             row[name] = round(median(run[name] for run in figures if name in run), 4)
         rows.append(row)

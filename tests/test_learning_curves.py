@@ -2,18 +2,12 @@
 
 import json
 import math
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
+import learning_curves as suite
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-
-import learning_curves as suite
 from learning_curve_results import (
     catch_up_interval,
     first_crossing,
@@ -34,6 +28,7 @@ from learning_curve_run import (
     train,
 )
 from methods import METHODS
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from credit_trl.evaluation import pass_rate
 from credit_trl.localization import FailedCompletion

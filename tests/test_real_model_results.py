@@ -1,13 +1,8 @@
 """What is read from the runs of a pretrained model."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-
 from real_model import read_runs, summarise
 
 
