@@ -36,10 +36,10 @@ test-slow: $(VENV)/.installed $(MODEL)  ## what takes minutes or a download, on 
 	$(BIN)/python -m pytest -m slow
 
 test-vllm: $(VLLM)/.installed  ## every trainer on a real vLLM engine, on a CPU
-	$(VLLM)/bin/python -m pytest -m vllm tests/test_vllm.py
+	$(VLLM)/bin/python -m pytest -m vllm tests/engines/test_vllm.py
 
 test-distributed: $(DISTRIBUTED)/.installed  ## every trainer under DDP, ZeRO-3 and FSDP2, on two processes of a CPU
-	$(DISTRIBUTED)/bin/python -m pytest -m distributed_engines tests/test_distributed_engines.py
+	$(DISTRIBUTED)/bin/python -m pytest -m distributed_engines tests/engines/test_distributed_engines.py
 
 test-drift: $(VENV)/.installed  ## which exact limits hold under TRL's newest release and the minor version before it
 	$(BIN)/python scripts/trl_drift.py

@@ -8,12 +8,13 @@ from typing import Any
 
 from trl import TrlParser
 
-from credit_trl.benchmark_run import Engine, check_settings, fingerprint, run_benchmark, summarize, write_results
-from credit_trl.benchmarks import BENCHMARKS, MADE, load_benchmark, scorer_of
-from credit_trl.data import REASONING_GYM
-from credit_trl.generation import Sampling, TransformersEngine, VLLMEngine
+from credit_trl.data.reasoning_gym import REASONING_GYM
+from credit_trl.evaluation.report import summarize, write_results
+from credit_trl.evaluation.run import check_settings, fingerprint, run_benchmark
+from credit_trl.evaluation.tasks import BENCHMARKS, MADE, load_benchmark, scorer_of
+from credit_trl.generation.engines import Engine, Sampling, TransformersEngine, VLLMEngine
 from credit_trl.testbed import BASE_MODEL
-from credit_trl.visualization import pass_at_k_curve
+from credit_trl.visualization.curves import pass_at_k_curve
 
 USAGE = "python evaluate.py [--model MODEL] [--benchmarks NAME ...] [--config FILE.yaml] [--OPTION VALUE ...]"
 

@@ -24,11 +24,12 @@ from credit_trl import (
     STraceConfig,
     STraceTrainer,
 )
-from credit_trl.data import BOXED_INSTRUCTION, REASONING_GYM, load_data
-from credit_trl.evaluation import pass_rate
-from credit_trl.rewards import REWARDS, check_columns, load_reward
+from credit_trl.data.loading import BOXED_INSTRUCTION, load_data
+from credit_trl.data.reasoning_gym import REASONING_GYM
+from credit_trl.evaluation.run import pass_rate
+from credit_trl.rewards.registry import REWARDS, check_columns, load_reward
 from credit_trl.testbed import BASE_MODEL, LOCALIZATION_TEMPLATE
-from credit_trl.visualization import RewardProgress, learning_curve
+from credit_trl.visualization.curves import RewardProgress, learning_curve
 
 RECIPES = Path(__file__).parent / "recipes"
 USAGE = "python train.py [--method METHOD] [--config FILE.yaml] [--OPTION VALUE ...]"

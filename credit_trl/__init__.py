@@ -1,7 +1,14 @@
 """Finer credit for language-model RL, as TRL trainers."""
 
-from .configs import GRPOLambdaConfig, STraceConfig, TraceConfig
-from .pictures import (
+from .evaluation.callback import PassAtKCallback
+from .resets.config import SRPOConfig
+from .resets.trainer import SRPOTrainer
+from .srpo_trace import SRPOTraceConfig, SRPOTraceTrainer
+from .traces.config import TraceConfig
+from .traces.grpo_lambda import GRPOLambdaConfig, GRPOLambdaTrainer
+from .traces.s_trace import STraceConfig, STraceTrainer
+from .traces.trainer import TraceTrainer
+from .visualization import (
     Continuation,
     CreditHeatmapCallback,
     Picture,
@@ -10,9 +17,6 @@ from .pictures import (
     token_credit,
     token_texts,
 )
-from .reset_config import SRPOConfig
-from .reset_trainer import SRPOTrainer
-from .trace_trainer import GRPOLambdaTrainer, STraceTrainer, TraceTrainer
 
 __version__ = "0.1.0"
 
@@ -21,8 +25,11 @@ __all__ = [
     "CreditHeatmapCallback",
     "GRPOLambdaConfig",
     "GRPOLambdaTrainer",
+    "PassAtKCallback",
     "Picture",
     "SRPOConfig",
+    "SRPOTraceConfig",
+    "SRPOTraceTrainer",
     "SRPOTrainer",
     "STraceConfig",
     "STraceTrainer",

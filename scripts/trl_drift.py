@@ -27,20 +27,20 @@ from tqdm import tqdm
 ROOT = Path(__file__).parents[1]
 DRIFT = ROOT / ".drift"
 CLAIMS = {
-    "trace_lambda=0 is GRPO to the bit": ["tests/test_trace_trainer.py::test_lambda_zero_is_grpo_to_the_bit"],
+    "trace_lambda=0 is GRPO to the bit": ["tests/traces/test_trainer.py::test_lambda_zero_is_grpo_to_the_bit"],
     "trace_lambda=0 on the advantage is too": [
-        "tests/test_trace_trainer.py::test_lambda_zero_on_the_advantage_is_grpo_to_the_bit"
+        "tests/traces/test_trainer.py::test_lambda_zero_on_the_advantage_is_grpo_to_the_bit"
     ],
     "SRPO without failures is GRPO to the bit": [
-        "tests/test_reset_trainer.py::test_without_failures_srpo_is_grpo_to_the_bit"
+        "tests/resets/test_trainer.py::test_without_failures_srpo_is_grpo_to_the_bit"
     ],
-    "the seams are where they were": ["tests/test_seam.py"],
-    "docs/options.md knows TRL's fields": [
-        "tests/test_options.py::test_the_table_and_this_test_know_every_field_of_trl"
+    "the seams are where they were": ["tests/contract/test_seams.py"],
+    "docs/reference/options.md knows TRL's fields": [
+        "tests/contract/test_trace_options.py::test_the_table_and_this_test_know_every_field_of_trl"
     ],
 }
 # Not a claim: other releases do other things, and the report says what.
-OUTLINES = "tests/test_upstream.py::test_upstream_is_what_was_read"
+OUTLINES = "tests/contract/test_upstream.py::test_upstream_is_what_was_read"
 
 
 def releases(listing: str) -> list[str]:

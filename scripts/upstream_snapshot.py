@@ -1,6 +1,6 @@
 """An outline of every function of TRL, transformers and accelerate that the trainers override or lean on.
 
-    python scripts/upstream_snapshot.py            # writes tests/upstream.json (`make upstream-snapshot`)
+    python scripts/upstream_snapshot.py            # writes tests/contract/upstream.json (`make upstream-snapshot`)
     python scripts/upstream_snapshot.py --check    # says what differs from it, and what to check
 
 An outline holds what a function calls, which keys it reads and writes, where it branches and returns, in the order of
@@ -27,30 +27,30 @@ from trl import GRPOTrainer
 from trl.generation.vllm_generation import VLLMGeneration
 
 ROOT = Path(__file__).parents[1]
-SNAPSHOT = ROOT / "tests" / "upstream.json"
+SNAPSHOT = ROOT / "tests" / "contract" / "upstream.json"
 PACKAGES = ("trl", "transformers", "accelerate")
 OWNERS = {"GRPOTrainer": GRPOTrainer, "Accelerator": Accelerator, "VLLMGeneration": VLLMGeneration}
 
 # Under which names our files hold a trainer.
 TRAINERS = {
-    "credit_trl/base_trainer.py": ("self", "super()"),
-    "credit_trl/resumable_trainer.py": ("self", "super()"),
-    "credit_trl/trace_trainer.py": ("self", "super()"),
-    "credit_trl/reset_trainer.py": ("self", "super()"),
-    "credit_trl/reset_rollout.py": ("trainer", "self.trainer"),
-    "credit_trl/pictures/callback.py": ("trainer", "self.trainer", "roll.trainer"),
-    "credit_trl/callbacks.py": ("trainer", "self.trainer"),
+    "credit_trl/base/trainer.py": ("self", "super()"),
+    "credit_trl/base/resume.py": ("self", "super()"),
+    "credit_trl/traces/trainer.py": ("self", "super()"),
+    "credit_trl/resets/trainer.py": ("self", "super()"),
+    "credit_trl/resets/rollout.py": ("trainer", "self.trainer"),
+    "credit_trl/visualization/callback.py": ("trainer", "self.trainer", "roll.trainer"),
+    "credit_trl/evaluation/callback.py": ("trainer", "self.trainer"),
 }
 # What nobody of ours calls, but upstream calls ours from, or what is reached through an attribute.
 INDIRECT = {
-    "GRPOTrainer.compute_loss": "credit_trl/trace_trainer.py",
-    "GRPOTrainer.prediction_step": "credit_trl/trace_trainer.py",
-    "GRPOTrainer._prepare_inputs": "credit_trl/reset_trainer.py",
-    "GRPOTrainer.training_step": "credit_trl/reset_rollout.py",
-    "GRPOTrainer._maybe_log_save_evaluate": "credit_trl/trace_trainer.py",
-    "GRPOTrainer._run_epoch": "credit_trl/pictures/callback.py",
-    "Accelerator.reduce": "credit_trl/trace_trainer.py",
-    "VLLMGeneration.generate": "credit_trl/reset_trainer.py",
+    "GRPOTrainer.compute_loss": "credit_trl/traces/trainer.py",
+    "GRPOTrainer.prediction_step": "credit_trl/traces/trainer.py",
+    "GRPOTrainer._prepare_inputs": "credit_trl/resets/trainer.py",
+    "GRPOTrainer.training_step": "credit_trl/resets/rollout.py",
+    "GRPOTrainer._maybe_log_save_evaluate": "credit_trl/traces/trainer.py",
+    "GRPOTrainer._run_epoch": "credit_trl/visualization/callback.py",
+    "Accelerator.reduce": "credit_trl/traces/trainer.py",
+    "VLLMGeneration.generate": "credit_trl/resets/trainer.py",
 }
 # Of these only what they do to attributes that we use: the rest is their own business.
 ATTRIBUTES_ONLY = ("GRPOTrainer.__init__",)

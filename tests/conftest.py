@@ -5,21 +5,10 @@ from collections.abc import Callable
 import pytest
 import torch
 from datasets import Dataset
-from transformers import Qwen3Config, Qwen3ForCausalLM
 from trl import GRPOConfig
 
-from credit_trl.testbed.pretrain import build_tokenizer
-
-# What every training run in the tests wants of TRL's and the Trainer's settings.
-QUIET_ON_CPU = dict(
-    logging_steps=1,
-    save_strategy="no",
-    report_to="none",
-    use_cpu=True,
-    bf16=False,
-    gradient_checkpointing=False,
-    disable_tqdm=True,
-)
+from tests.helpers.scripted import make  # noqa: F401  # a fixture
+from tests.helpers.training import QUIET_ON_CPU, digit_reward, save_random_model
 
 
 @pytest.fixture
@@ -35,27 +24,6 @@ def single_thread():
     torch.set_num_threads(1)
 
 
-def save_random_model(path: str, **sizes: int) -> str:
-    """Write a random Qwen3 of these sizes with the testbed's tokenizer to `path`, and return it."""
-    tokenizer = build_tokenizer()
-    torch.manual_seed(0)
-    Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=len(tokenizer),
-            intermediate_size=64,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            initializer_range=0.3,  # peaked enough that entropies and ratios differ between tokens
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=None,
-            **sizes,
-        )
-    ).save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return path
-
-
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> str:
     """Path of a random one-layer Qwen3 with the testbed's tokenizer; a reference model can be loaded from it."""
@@ -66,11 +34,6 @@ def tiny_model(tmp_path_factory) -> str:
 @pytest.fixture(scope="session")
 def prompts() -> Dataset:
     return Dataset.from_dict({"prompt": ["1+2:", "3*4-5:", "16-0+7:", "9*9:"]})
-
-
-def digit_reward(completions: list[str], **kwargs) -> list[float]:
-    """Any function of the text will do, as long as it differs between completions."""
-    return [sum(character in "02468" for character in text) / 8 for text in completions]
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .arithmetic import LOCALIZATION_TEMPLATE, Problem, answer_reward, first_error, make_dataset, step_truths
 
-BASE_MODEL = Path(__file__).parent / "base_model"  # `python -m credit_trl.testbed.pretrain` makes it anew
+BASE_MODEL = Path(__file__).parent / "base_model"  # `python -m scripts.pretrain_testbed` makes it anew
 
 __all__ = [
     "BASE_MODEL",

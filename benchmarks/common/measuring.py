@@ -1,0 +1,75 @@
+"""What the benchmarks of trainers share: keeping quiet, methods that take turns, ratios within a turn."""
+
+import logging
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers import TrainerCallback
+from transformers.utils import logging as transformers_logging
+
+Figures = TypeVar("Figures")
+
+# Of the training arguments: nothing is saved, printed or reported, and all is float32.
+QUIET = dict(save_strategy="no", report_to="none", bf16=False, gradient_checkpointing=False, disable_tqdm=True)
+
+
+def prepare(threads: int = 1) -> None:
+    torch.set_num_threads(threads)
+    for name in ("credit_trl", "accelerate", "trl"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    transformers_logging.set_verbosity_error()
+
+
+def in_turns(methods: Iterable[str], turns: int, run: Callable[[str], Figures]) -> dict[str, list[Figures]]:
+    """What `run` returns for every method in every turn; who begins a turn rotates."""
+    order = list(methods)
+    results: dict[str, list[Figures]] = {method: [] for method in order}
+    with tqdm(total=turns * len(order)) as progress:
+        for turn in range(turns):
+            for method in order[turn % len(order) :] + order[: turn % len(order)]:
+                progress.set_description(method)
+                results[method].append(run(method))
+                progress.update()
+    return results
+
+
+def ratio_quartiles(
+    name: str, runs: Sequence[dict[str, float]], reference: Sequence[dict[str, float]]
+) -> tuple[float, ...]:
+    """Lower quartile, median and upper quartile of what is called `name` over the reference's of the same turn."""
+    ratios = [ours[name] / theirs[name] for ours, theirs in zip(runs, reference, strict=True)]
+    return tuple(round(float(value), 4) for value in np.percentile(ratios, (25, 50, 75)))
+
+
+def ratio_columns(name: str, runs: Sequence[dict[str, float]], reference: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Median seconds called `name`, and the median and quartiles of their ratio to the reference's of the same turn."""
+    low, middle, high = ratio_quartiles(name, runs, reference)
+    seconds = round(median(run[name] for run in runs), 4)
+    return {f"{name}_seconds": seconds, f"{name}_ratio": middle, f"{name}_quartiles": [low, high]}
+
+
+def processor() -> str:
+    """Linux's name of the CPU."""
+    return re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())[1]
+
+
+class StepClock(TrainerCallback):
+    """Wall and CPU seconds of every optimizer step, from its batch being asked for to its end."""
+
+    def __init__(self):
+        self.steps: list[tuple[float, float]] = []
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.start = time.perf_counter(), time.process_time()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.steps.append((time.perf_counter() - self.start[0], time.process_time() - self.start[1]))

@@ -1,0 +1,233 @@
+"""Checkpoints from which a run goes on as if it had not stopped, and which are whole or not there.
+
+TRL's checkpoints lack what is in flight between two steps: the buffered completions, their place in the generation
+cycle, and the metrics and losses of the logging window. It is written next to them (`resume_state.py`) and put back
+before the first step. Random states are in the Trainer's own files.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from accelerate.logging import get_logger
+from transformers import PreTrainedModel
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from trl import GRPOConfig, GRPOTrainer
+
+from . import resume_state
+
+logger = get_logger(__name__)
+
+# Neither `get_last_checkpoint` nor the rotation of checkpoints looks at this name, and uploads leave it out.
+STAGING = "_incomplete"
+
+# Under `enable_jit_checkpoint`, transformers makes the final folder with this file before it asks for a checkpoint.
+PLACEHOLDER = "checkpoint-is-incomplete.txt"
+
+
+class ResumableTrainer(GRPOTrainer):
+    """`GRPOTrainer` with exact resume: `train(resume_from_checkpoint=...)` after any step, to the bit.
+
+    Raises `ValueError` on resuming with settings under which the buffered completions could not be used on.
+    """
+
+    args: GRPOConfig
+    model: PreTrainedModel
+    # `_last_loaded_step` is not among them: a new vLLM engine has to be given the weights, whatever the step.
+    _in_flight: tuple[str, ...] = (
+        "_step",
+        "_buffered_inputs",
+        "_tr_loss",
+        "_total_loss_scalar",
+        "_globalstep_last_logged",
+        "_initial_global_step",
+    )
+    _fields_of_the_buffer: tuple[str, ...] = (
+        "num_generations",
+        "num_iterations",
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+        "steps_per_generation",
+        "use_vllm",
+        "vllm_importance_sampling_correction",
+    )
+    _resumed: dict[str, Any] | None = None  # read, and not yet put back
+    _staging: str | None = None  # while a checkpoint is being written
+    _between_steps = True
+    _deferred = False  # a checkpoint that was asked for within a step
+    _train_sampler: Any = None  # of data that can be indexed
+    _start_time = 0.0  # of this part of the run
+    _earlier_seconds = 0.0  # of the parts before it
+    _initial_global_step = 0  # as in versions of Transformers that divide the loss by all steps anyway
+
+    # --- writing ---
+
+    def _save_checkpoint(self, model, trial):
+        run_folder, folder = self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        final = os.path.join(run_folder, folder)
+        self._remove_placeholder(final)
+        self._deferred = not self._between_steps
+        if self._deferred:
+            self.control.should_save = True  # asked for by a callback: the step is finished and logged first
+            return
+        with self._stage(run_folder) as staging:
+            super()._save_checkpoint(model, trial)
+            staged = os.path.join(staging, folder)
+            if self.state.best_model_checkpoint == staged:
+                self.state.best_model_checkpoint = final
+                if self.args.should_save:
+                    self.state.save_to_json(os.path.join(staged, "trainer_state.json"))
+            if not self.args.save_only_model:
+                resume_state.write(staged, self.args.process_index, self._state_in_flight())
+        self._publish(staged, final)
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(final)
+        if self.args.should_save:
+            rotate_checkpoints(
+                output_dir=run_folder,
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+
+    def _remove_placeholder(self, final: str) -> None:
+        """Remove a folder without a checkpoint in it, from which a run that is killed now would try to resume."""
+        self.accelerator.wait_for_everyone()  # each process has made it, and will look for the file in it
+        if self.is_local_process_zero() and os.path.isdir(final) and os.listdir(final) == [PLACEHOLDER]:
+            shutil.rmtree(final)
+        self.accelerator.wait_for_everyone()
+
+    @contextmanager
+    def _stage(self, run_folder: str) -> Iterator[str]:
+        """While it lasts, checkpoints are written into a folder from which nobody resumes."""
+        staging = os.path.join(run_folder, STAGING)
+        if self.is_local_process_zero():
+            shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed while it wrote
+        self.accelerator.wait_for_everyone()
+        self._staging = staging
+        try:
+            yield staging
+        finally:
+            self._staging = None
+
+    def _publish(self, staged: str, final: str) -> None:
+        """Give a complete checkpoint its name, once all processes have written their part."""
+        self.accelerator.wait_for_everyone()
+        # The nodes of a cluster share a disk, or each has its own with its own part.
+        for turn in (self.is_world_process_zero(), self.is_local_process_zero()):
+            if turn and os.path.isdir(staged):
+                if os.path.isdir(final):  # of an earlier run: a folder that is not empty cannot be replaced
+                    os.rename(final, f"{staged}-replaced")
+                os.rename(staged, final)
+                shutil.rmtree(os.path.dirname(staged))
+            self.accelerator.wait_for_everyone()
+
+    def _get_output_dir(self, trial):
+        return super()._get_output_dir(trial) if self._staging is None else self._staging
+
+    def _push_from_checkpoint(self, checkpoint_folder):
+        if self._staging is None:  # an upload goes on in the background, when the folder has its final name
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def _state_in_flight(self) -> dict[str, Any]:
+        state = {name: getattr(self, name) for name in self._in_flight}
+        seconds = self._earlier_seconds + time.time() - self._start_time
+        state |= {"_metrics": self._metrics, "settings": self._settings(), "seconds": seconds}
+        state["training"] = self.model.training  # by this TRL tells metrics of training from those of evaluation
+        if self.accelerator.is_main_process:  # every process holds the whole table, and this one alone shows it
+            state["_logs"] = self._logs
+        return state
+
+    def _settings(self) -> dict[str, Any]:
+        fields = {name: getattr(self.args, name) for name in self._fields_of_the_buffer}
+        others = {"trainer": self._name, "number of processes": self.args.world_size, "beta != 0": self.beta != 0}
+        return others | fields
+
+    # --- resuming ---
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        resumed = resume_state.read(checkpoint, self.args.process_index, self.args.device)
+        # A process that the earlier run did not have finds in the first one's state that there are now more of them.
+        known = resumed or resume_state.read(checkpoint, 0)
+        earlier, settings = {} if known is None else known["settings"], self._settings()
+        for name, then in earlier.items():
+            now = settings.get(name)
+            if then != now:
+                raise ValueError(
+                    f"{name} was {then!r} in the run that wrote {checkpoint} and is {now!r} here. Its buffered "
+                    f"completions cannot be used on. Resume with {then!r}, or start a new run from its weights by "
+                    "passing the checkpoint as the model."
+                )
+        if self.args.sync_ref_model:
+            logger.warning(
+                "Checkpoints do not hold the reference model that sync_ref_model=True keeps up to date: it starts "
+                "again as it was before training, and the KL term is not what it would have been without a stop."
+            )
+        if resumed is None:
+            logger.warning(
+                f"{checkpoint} holds weights but not what was in flight: it was written with save_only_model=True or "
+                "by another trainer. The run goes on with new completions, not exactly as if it had not stopped."
+            )
+        self._resumed = resumed
+
+    def _run_epoch(self, *, epoch, start_time, resume_from_checkpoint, **keywords):  # type: ignore[override]
+        self._start_time = start_time
+        self._restore(epoch)
+        if self.state.global_step >= self.state.max_steps:  # resumed when nothing was left to do
+            self._load_rng_state(resume_from_checkpoint)
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(
+            epoch=epoch, start_time=start_time, resume_from_checkpoint=resume_from_checkpoint, **keywords
+        )
+
+    def _finalize_training(self, trial, num_train_samples, start_time):
+        self._restore(0)
+        start_time, self._earlier_seconds = start_time - self._earlier_seconds, 0.0
+        return super()._finalize_training(trial, num_train_samples, start_time)
+
+    def _restore(self, epoch: int) -> None:
+        """Put back what was in flight, once the Trainer has reset its own part of it."""
+        state, self._resumed = self._resumed, None
+        if state is None:
+            return
+        self._earlier_seconds = state["seconds"]
+        self.model.train(state["training"])
+        for name in self._in_flight:
+            setattr(self, name, state[name])
+        for name in ("_metrics", "_logs"):
+            resume_state.refill(getattr(self, name), state.get(name, {}))
+        for _ in range(epoch if self._train_sampler is not None else 0):
+            next(iter(self._train_sampler))  # an epoch's order is drawn after those of the epochs before it
+
+    def _get_train_sampler(self, dataset=None):
+        self._train_sampler = super()._get_train_sampler(dataset)
+        return self._train_sampler
+
+    # --- where a step begins and ends ---
+
+    def training_step(self, *positional, **keywords):
+        self._between_steps = False
+        return super().training_step(*positional, **keywords)
+
+    def _maybe_log_save_evaluate(self, *positional, **keywords):
+        # A callback may have stopped the epoch or the run between two micro-batches of a step.
+        self._between_steps |= self.accelerator.sync_gradients
+        if not self._between_steps and self.control.should_save:
+            self.control.should_save, self._deferred = False, True
+        super()._maybe_log_save_evaluate(*positional, **keywords)
+        if self._deferred and self._between_steps:
+            self.control.should_save = True  # the evaluation has withdrawn it, under save_strategy="best"
+            super()._maybe_log_save_evaluate(*positional, **keywords)
+        elif self._deferred:
+            logger.warning(
+                f"No checkpoint is written after step {self.state.global_step}: a callback stopped training between "
+                "two micro-batches of the next step, whose gradients no checkpoint holds. Resume from the one before."
+            )
+        self._deferred = False

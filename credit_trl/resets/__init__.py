@@ -1,0 +1,28 @@
+"""Reset groups, which restart failed completions at one of their steps: SRPO and RRPO."""
+
+from .advantages import group_advantages
+from .config import SRPOConfig
+from .groups import GroupPlan, Reset, Seed, Slot, check_split, choose_reset, furthest_failures, plan_groups
+from .localization import DEFAULT_TEMPLATE, FailedCompletion, format_localization_prompt, parse_localization
+from .steps import Step, split_steps
+from .trainer import SRPOTrainer
+
+__all__ = [
+    "DEFAULT_TEMPLATE",
+    "FailedCompletion",
+    "GroupPlan",
+    "Reset",
+    "SRPOConfig",
+    "SRPOTrainer",
+    "Seed",
+    "Slot",
+    "Step",
+    "check_split",
+    "choose_reset",
+    "format_localization_prompt",
+    "furthest_failures",
+    "group_advantages",
+    "parse_localization",
+    "plan_groups",
+    "split_steps",
+]

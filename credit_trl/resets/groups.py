@@ -1,0 +1,161 @@
+"""Reset groups (RRPO and SRPO, arXiv 2605.25507): seeds, reset points and group-wise advantages. No model, no TRL.
+
+A prompt has `num_generations` = G trained completions. Some are fresh, the base group; the others continue a shared
+prefix, which is cut from a failed completion (the seed) just before one of its steps (`steps.py`).
+`docs/methods/index.md` describes the method.
+
+Shape suffixes: N completions, prompt by prompt; F reward functions; K groups, M rows of the largest group.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Seed(NamedTuple):
+    """A failed completion that is cut into a prefix: the `candidate`-th one of its `prompt`, and the uniform number in
+    [0, 1) that chooses its reset step where nothing else does."""
+
+    prompt: int
+    candidate: int
+    uniform: float
+
+
+class Slot(NamedTuple):
+    """A trained completion: its `prompt`, the `group` it is normalized in (unique in the batch), and the index in
+    `GroupPlan.seeds` of the seed whose prefix it continues; None for a fresh completion."""
+
+    prompt: int
+    group: int
+    seed: int | None
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """What is generated for a batch of P prompts, so that a trainer runs each phase once for all prompts.
+
+    1. Base: the first `base_size` slots of every prompt are fresh and are drawn before the plan is made.
+    2. Localization: one call for all `seeds`, which are in the order of the prompts.
+    3. The slots from `base_size` on of every prompt, each after the prefix of its seed; fresh where it has none.
+
+    `slots` holds all P * G, prompt by prompt, as TRL orders them: a process takes its own slice.
+    """
+
+    base_size: int
+    seeds: tuple[Seed, ...]
+    slots: tuple[Slot, ...]
+
+
+def check_split(num_generations: int, num_reset_prefixes: int, suffixes_per_prefix: int) -> int:
+    """Size of the base group: `num_generations` less `num_reset_prefixes` groups of `suffixes_per_prefix`.
+
+    Raises:
+        ValueError: no reset prefix, a group of one (its advantage would always be 0), or more than fits.
+    """
+    if num_reset_prefixes < 1:
+        raise ValueError(f"num_reset_prefixes must be at least 1, got {num_reset_prefixes}. Without resets use GRPO.")
+    if suffixes_per_prefix < 2:
+        raise ValueError(
+            f"suffixes_per_prefix must be at least 2, got {suffixes_per_prefix}: an advantage is relative to a group."
+        )
+    base_size = num_generations - num_reset_prefixes * suffixes_per_prefix
+    split = f"num_reset_prefixes={num_reset_prefixes} times suffixes_per_prefix={suffixes_per_prefix}"
+    if base_size < 0:
+        raise ValueError(f"{split} does not fit into num_generations={num_generations}. Lower one, or raise the last.")
+    if base_size == 1:
+        raise ValueError(
+            f"{split} leaves a base group of 1 of num_generations={num_generations}, and an advantage is relative to a "
+            "group: leave none, or at least 2."
+        )
+    return base_size
+
+
+def furthest_failures(
+    failed: Sequence[Sequence[bool]], first_errors: Mapping[tuple[int, int], int | None], count: int
+) -> list[list[bool]]:
+    """`failed` without the candidates of a prompt that went wrong earlier than its `count`-th furthest.
+
+    A continuation that starts late has little left to get right. Where right answers are rare, it is the one that
+    passes at times, so that its group says anything at all. Those that share a step stay, and `plan_groups` draws.
+
+    Args:
+        failed: as in `plan_groups`.
+        first_errors: 1-based, of every failed candidate (prompt, candidate). Unknown ones, None, count as the earliest.
+        count: of seeds that are wanted for each prompt.
+    """
+    kept = []
+    for prompt, outcomes in enumerate(failed):
+        reached = [(first_errors[prompt, one] or 0) if failure else -1 for one, failure in enumerate(outcomes)]
+        least = sorted(reached, reverse=True)[:count][-1] if reached else 0
+        kept.append([failure and step >= least for failure, step in zip(outcomes, reached, strict=True)])
+    return kept
+
+
+def plan_groups(
+    failed: Sequence[Sequence[bool]],
+    *,
+    num_generations: int,
+    num_reset_prefixes: int,
+    suffixes_per_prefix: int,
+    seed: int,
+    step: int,
+) -> GroupPlan:
+    """Choose the seeds of every prompt among its failed candidates, and lay out its `num_generations` slots.
+
+    A prompt with fewer than `num_reset_prefixes` failures has no resets: all its slots are fresh and form one group.
+
+    Args:
+        failed: for every prompt of the global batch, in order, which of its candidates failed. The candidates are its
+            base completions, or untrained ones that were drawn to find a seed; their number may differ by prompt.
+        seed: of the run.
+        step: of the generation. The choice depends on `seed`, `step`, the prompt's index and its own failures alone,
+            so any number of processes that know `failed` make the same plan.
+
+    Raises:
+        ValueError: a split that does not fit, see `check_split`.
+    """
+    base_size = check_split(num_generations, num_reset_prefixes, suffixes_per_prefix)
+    seeds: list[Seed] = []
+    slots: list[Slot] = []
+    for prompt, outcomes in enumerate(failed):
+        group = prompt * num_generations
+        failures = [candidate for candidate, has_failed in enumerate(outcomes) if has_failed]
+        if len(failures) < num_reset_prefixes:
+            slots += [Slot(prompt, group, None)] * num_generations
+            continue
+        draws = random.Random(f"{seed}/{step}/{prompt}")  # hashed as text, the same in every process
+        slots += [Slot(prompt, group, None)] * base_size
+        for number, candidate in enumerate(draws.sample(failures, num_reset_prefixes), start=1):
+            slots += [Slot(prompt, group + number, len(seeds))] * suffixes_per_prefix
+            seeds.append(Seed(prompt, candidate, draws.random()))
+    return GroupPlan(base_size, tuple(seeds), tuple(slots))
+
+
+class Reset(NamedTuple):
+    """Regenerate from the `step`-th step on, 1-based: the prefix is steps 1 .. step - 1. `fallback`: a random one."""
+
+    step: int
+    fallback: bool
+
+
+def choose_reset(first_error: int | None, num_steps: int, *, uniform: float, reset_offset: int = 0) -> Reset:
+    """The step to reset to: `reset_offset` steps before the first error, at least 1.
+
+    Args:
+        first_error: 1-based step of the first error. None, or a step that does not exist: a step drawn uniformly from
+            all of them, to which the offset does not apply.
+        num_steps: of the failed completion. One without steps is regenerated from its beginning.
+        uniform: in [0, 1), the draw that decides a random step; `Seed.uniform`.
+        reset_offset: how many steps earlier than the error to reset, 0 for the error itself.
+
+    Raises:
+        ValueError: `uniform` or `reset_offset` out of range.
+    """
+    if not 0 <= uniform < 1:
+        raise ValueError(f"uniform must be in [0, 1), got {uniform}")
+    if reset_offset < 0:
+        raise ValueError(f"reset_offset must be at least 0, got {reset_offset}: a prefix with the error would be kept")
+    if first_error is None or not 1 <= first_error <= num_steps:
+        return Reset(1 + int(uniform * num_steps), fallback=True)
+    return Reset(max(first_error - reset_offset, 1), fallback=False)

@@ -1,0 +1,156 @@
+"""Where a failed completion first goes wrong: what a localizer is shown, what it may answer, and how that is read.
+
+A localizer is "self" (the policy itself, asked with a prompt), "random" (RRPO: any step), or a callable of one's own:
+an oracle, a process reward model, an API. It names the first erroneous step, counted from 1.
+"""
+
+import operator
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class FailedCompletion:
+    """A completion whose final answer is wrong, as a localizer sees it.
+
+    Args:
+        prompt: as the data set has it, a string or a list of messages.
+        steps: the texts of the completion's steps in order; `first_error = 1` means `steps[0]`.
+        columns: the other columns of the data set's row, such as the reference solution.
+    """
+
+    prompt: str | list[Message]
+    steps: tuple[str, ...]
+    columns: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def completion(self) -> str:
+        """The whole completion: the steps with their delimiters."""
+        return "".join(self.steps)
+
+    @property
+    def problem(self) -> str:
+        """The prompt as one text: without the system's messages, and with the roles where several messages are left."""
+        if isinstance(self.prompt, str):
+            return self.prompt
+        messages = [message for message in self.prompt if message["role"] != "system"]
+        if len(messages) == 1:
+            return _content(messages[0])
+        return "\n\n".join(f"{message['role'].capitalize()}: {_content(message)}" for message in messages)
+
+
+Localizer = Literal["self", "random"] | Callable[[list[FailedCompletion]], Sequence[int]]
+
+# The paper publishes what the policy is told (problem, numbered steps, a wrong answer) and the form of its reply, not
+# the words, which are ours.
+DEFAULT_TEMPLATE = """\
+Below are a problem and a solution in {num_steps} numbered steps. The final answer of the solution is wrong.
+
+Problem:
+{problem}
+
+Solution:
+{steps}
+
+Check the steps one by one and find the first step that contains an error. All steps before it must be correct. Reply \
+with its number h, 1 to {num_steps}, as \\boxed{h}."""
+
+_FIELD = re.compile(r"\{(problem|steps|completion|num_steps)\}")
+_BOXED_INTEGER = re.compile(r"\\boxed\s*\{\s*([+-]?[0-9]+)\s*\}")
+
+
+def check_template(template: str) -> str:
+    """`template` itself. Raises `ValueError` where a localizer would see no problem or no solution."""
+    fields = set(_FIELD.findall(template))
+    if "problem" not in fields or not fields & {"steps", "completion"}:
+        raise ValueError(
+            "template must have the fields {problem} and {steps} (numbered) or {completion} (as it was written), got "
+            f"{template!r}"
+        )
+    return template
+
+
+def format_localization_prompt(failed: FailedCompletion, template: str = DEFAULT_TEMPLATE) -> str | list[Message]:
+    """What the policy is asked about `failed`: one user message for a conversational prompt, a string for a plain one.
+
+    Args:
+        template: a text in which `{problem}`, `{steps}` (each on its own, "Step 1: ..."), `{completion}` (as it was
+            written) and `{num_steps}` are filled in. All other braces, as in `\\boxed{h}`, stay as they are.
+
+    Raises:
+        ValueError: a template without a problem or a solution, see `check_template`.
+    """
+    values = {
+        "problem": failed.problem,
+        "steps": "\n\n".join(f"Step {h}: {step.strip()}" for h, step in enumerate(failed.steps, start=1)),
+        "completion": failed.completion,
+        "num_steps": str(len(failed.steps)),
+    }
+    text = _FIELD.sub(lambda match: values[match[1]], check_template(template))
+    return text if isinstance(failed.prompt, str) else [{"role": "user", "content": text}]
+
+
+def parse_localization(text: str, num_steps: int) -> int | None:
+    """The integer of the last `\\boxed{integer}` of `text`; None where there is none or it is not in 1 .. num_steps.
+
+    An answer out of range is not passed over for an earlier one: the last one is the model's answer.
+    """
+    numbers = _BOXED_INTEGER.findall(text)
+    # A number longer than that is out of range, and Python refuses to read a very long one.
+    if not numbers or len(numbers[-1]) > 12:
+        return None
+    return int(numbers[-1]) if 1 <= int(numbers[-1]) <= num_steps else None
+
+
+def check_localizer(localizer: Localizer) -> Localizer:
+    """`localizer` itself. Raises `ValueError` unless it is "self", "random" or a callable."""
+    if callable(localizer) or localizer in ("self", "random"):
+        return localizer
+    raise ValueError(
+        "localizer must be 'self', 'random' or a callable that takes a list of FailedCompletion and returns the "
+        f"1-based step of the first error of each, got {localizer!r}"
+    )
+
+
+def call_localizer(
+    localizer: Callable[[list[FailedCompletion]], Sequence[int]], failed: list[FailedCompletion]
+) -> list[int | None]:
+    """The answers of a callable localizer, one for each of `failed`: None where it names no step of the completion.
+
+    An answer that is None, no integer or out of range is the localizer's way not to know: the caller counts it and
+    falls back to a random step. With nothing to localize the callable is not called.
+
+    Raises:
+        ValueError: not one answer for each completion.
+    """
+    if not failed:
+        return []
+    answers = localizer(list(failed))
+    if not isinstance(answers, Iterable):
+        raise ValueError(f"localizer must return a list of {len(failed)} integers, got {answers!r}")
+    answers = list(answers)
+    if len(answers) != len(failed):
+        raise ValueError(
+            f"localizer returned {len(answers)} answers for {len(failed)} failed completions: return one for each, in "
+            "order, and None where no step is to be named"
+        )
+    return [_step_number(answer, len(one.steps)) for answer, one in zip(answers, failed, strict=True)]
+
+
+def _step_number(answer: Any, num_steps: int) -> int | None:
+    if isinstance(answer, bool):
+        return None
+    try:
+        step = operator.index(answer)  # integers of NumPy and PyTorch too
+    except TypeError:
+        return None
+    return step if 1 <= step <= num_steps else None
+
+
+def _content(message: Message) -> str:
+    content = message["content"]
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)

@@ -1,0 +1,140 @@
+"""The steps ("thoughts") of a sampled completion, as ranges of its token ids.
+
+Nothing is tokenized again, so that the log-probabilities of a prefix that is cut at a step stay those of its tokens.
+"""
+
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import pairwise, takewhile
+from typing import NamedTuple
+
+Decode = Callable[[Sequence[int]], str]
+Delimiter = str | Sequence[str] | Callable[[str], Sequence[int]]
+
+# Tokens for which a settled text may be unsettled again: a sentencepiece decoder shows a run of byte tokens, newlines
+# among them, as unreadable while the character at its end lacks 1 to 3 of its bytes.
+_DIP = 3
+
+
+class Step(NamedTuple):
+    """One step of a completion: its tokens are `token_ids[start:end]`, its characters `text`."""
+
+    start: int
+    end: int
+    text: str
+
+
+def split_steps(
+    token_ids: Sequence[int], decode: Decode, delimiter: Delimiter, *, end_ids: Collection[int] = ()
+) -> list[Step]:
+    """Split a completion into steps without tokenizing anything again: the steps are ranges of the sampled ids.
+
+    With text = decode(token_ids), a delimiter that ends at character c cuts after the smallest number of tokens i for
+    which decode(token_ids[:i]) starts with text[:c]: on the first token boundary at or after the delimiter, and never
+    before a multi-byte character or a word mark has been read whole. A step keeps the delimiter that ends it. Every
+    step has something besides delimiters and white space: what has not joins the step before it, or the first one. So
+    consecutive delimiters cut once, and a delimiter at the very end cuts nothing. What follows the last delimiter (an
+    answer, or text cut off by length) is a step; a completion without delimiters is one step, an empty one has none.
+
+    Args:
+        token_ids: the sampled ids of one completion, without padding.
+        decode: text of a list of ids, such as `tokenizer.decode` with nothing skipped or cleaned up. The search takes
+            for granted that more tokens settle more text, an unfinished character at the end aside. It decodes windows
+            of two steps, O(n log n) tokens in all.
+        delimiter: a string, several strings (the longest wins), or a callable that returns the character offsets of a
+            text after which a step ends, in [0, len(text)].
+        end_ids: EOS and the like. Where they close the completion they belong to the last step and are not in its text.
+
+    Returns:
+        The steps in order. Together they cover all of `token_ids`, and their texts join to the text before `end_ids`.
+
+    Raises:
+        ValueError: an empty `delimiter`, or offsets outside the text.
+    """
+    ids = list(token_ids)
+    if not ids:
+        return []
+    body = len(ids)
+    while body and ids[body - 1] in end_ids:
+        body -= 1
+    text = decode(ids[:body]) if body else ""
+    offsets, bare = _find_delimiters(text, delimiter)
+    cuts: list[tuple[int, int]] = []  # (tokens, characters) before the cut
+    for tokens, characters in _token_boundaries(ids[:body], decode, text, offsets):
+        if bare[cuts[-1][1] if cuts else 0 : characters].strip():
+            cuts.append((tokens, characters))
+        elif cuts:
+            cuts[-1] = (tokens, characters)
+    if cuts and not bare[cuts[-1][1] :].strip():
+        cuts.pop()
+    edges = [(0, 0), *cuts, (len(ids), len(text))]
+    return [Step(start, end, text[begin:stop]) for (start, begin), (end, stop) in pairwise(edges)]
+
+
+def _find_delimiters(text: str, delimiter: Delimiter) -> tuple[list[int], str]:
+    """Ascending offsets after which a step ends, and the text with its delimiters blanked out."""
+    if callable(delimiter):
+        offsets = sorted(set(delimiter(text)))
+        if offsets and not 0 <= offsets[0] <= offsets[-1] <= len(text):
+            raise ValueError(f"delimiter must return offsets in [0, {len(text)}] for this text, got {offsets}")
+        return offsets, text
+    delimiters = [delimiter] if isinstance(delimiter, str) else list(delimiter)
+    if not delimiters or not all(delimiters):
+        raise ValueError(f"delimiter must be a string, or a list of strings, that is not empty, got {delimiter!r}")
+    pattern = "|".join(re.escape(string) for string in sorted(delimiters, key=len, reverse=True))
+    offsets = [match.end() for match in re.finditer(pattern, text)]
+    return offsets, re.sub(pattern, lambda match: " " * len(match[0]), text)
+
+
+class _Anchor(NamedTuple):
+    """A token boundary that splits no character: the tokens before it decode to text[:characters].
+
+    Text beyond it is read in a window that starts at the anchor before, `context`. The window's first tokens decode to
+    `head`, in which a sentencepiece tokenizer may have lost a leading space; the same is lost in the longer window.
+    """
+
+    tokens: int = 0
+    characters: int = 0
+    context: int = 0
+    head: str = ""
+
+
+def _token_boundaries(ids: list[int], decode: Decode, text: str, offsets: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The distinct boundaries at or after the ascending `offsets`: (tokens, characters of `text` that they settle)."""
+    anchor, settled = _Anchor(), 0
+    for offset in offsets:
+        if offset <= settled:
+            continue  # the token that ended the delimiter before has this one too
+        tokens = _first_boundary(ids, decode, text, offset, anchor)
+        if tokens is None:  # the windows disagree with the whole text: read from the beginning
+            anchor = _Anchor()
+            tokens = _first_boundary(ids, decode, text, offset, anchor) or len(ids)
+        window = decode(ids[anchor.context : tokens])[len(anchor.head) :]
+        beyond = zip(window[offset - anchor.characters :], text[offset:], strict=False)
+        settled = offset + sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], beyond))
+        yield tokens, settled
+        if anchor.characters + len(window) == settled:
+            anchor = _Anchor(tokens, settled, anchor.tokens, decode(ids[anchor.tokens : tokens]))
+
+
+def _first_boundary(ids: list[int], decode: Decode, text: str, offset: int, anchor: _Anchor) -> int | None:
+    """The smallest number of tokens that settles text[:offset], by doubling the window and then bisecting it.
+
+    None where no number does. What is found may lie behind a dip, so the tokens before it are tried as well.
+    """
+    wanted = anchor.head + text[anchor.characters : offset]
+
+    def reaches(tokens: int) -> bool:
+        return decode(ids[anchor.context : tokens]).startswith(wanted)
+
+    low, high, width = anchor.tokens, min(anchor.tokens + 1, len(ids)), 1
+    while not reaches(high):
+        if high == len(ids):
+            return None
+        low, width = high, 2 * width
+        high = min(high + width, len(ids))
+    first = low + 1 + bisect_left(range(low + 1, high), True, key=reaches)
+    while earlier := [tokens for tokens in range(max(anchor.tokens + 1, first - _DIP - 1), first) if reaches(tokens)]:
+        first = earlier[0]
+    return first

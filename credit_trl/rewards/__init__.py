@@ -1,0 +1,40 @@
+"""Verifiable rewards in TRL's reward-function signature, for conversational and for plain-string completions."""
+
+from .answers import (
+    RewardFunction,
+    accuracy_reward,
+    boxed_spans,
+    choice_reward,
+    completion_text,
+    extract_answer,
+    extract_choice,
+    extract_yes_no,
+    format_reward,
+    stated_answer,
+    task_reward,
+    yes_no_reward,
+)
+from .code import code_reward, extract_code, make_code_reward, read_tests
+from .registry import REWARDS, check_columns, load_reward
+
+__all__ = [
+    "REWARDS",
+    "RewardFunction",
+    "accuracy_reward",
+    "boxed_spans",
+    "check_columns",
+    "choice_reward",
+    "code_reward",
+    "completion_text",
+    "extract_answer",
+    "extract_choice",
+    "extract_code",
+    "extract_yes_no",
+    "format_reward",
+    "load_reward",
+    "make_code_reward",
+    "read_tests",
+    "stated_answer",
+    "task_reward",
+    "yes_no_reward",
+]

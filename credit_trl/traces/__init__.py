@@ -1,0 +1,20 @@
+"""Eligibility traces in the importance ratio or on the advantage: S-trace, P-trace and GRPO-lambda."""
+
+from .config import TraceConfig
+from .grpo_lambda import GRPOLambdaConfig, GRPOLambdaTrainer
+from .kernels import KERNELS, eligibility_trace, token_trust_region, trace_weights
+from .s_trace import STraceConfig, STraceTrainer
+from .trainer import TraceTrainer
+
+__all__ = [
+    "KERNELS",
+    "GRPOLambdaConfig",
+    "GRPOLambdaTrainer",
+    "STraceConfig",
+    "STraceTrainer",
+    "TraceConfig",
+    "TraceTrainer",
+    "eligibility_trace",
+    "token_trust_region",
+    "trace_weights",
+]

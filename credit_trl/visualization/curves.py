@@ -1,0 +1,86 @@
+"""Pictures of a training run and of an evaluation."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from transformers import ProgressCallback
+
+SMOOTHING = 0.7  # share of the running mean that each further point keeps
+
+
+def learning_curve(log_history: Sequence[dict[str, Any]], path: str | Path) -> Path:
+    """Draw the training reward against the optimizer step, as logged and smoothed, and write it to `path`.
+
+    Args:
+        log_history: `trainer.state.log_history`; entries without `reward` are passed over.
+        path: the picture's file; its ending says the format (`.png`, `.pdf`, `.svg`). Folders on the way are made.
+
+    Raises `ValueError` if no entry has a reward.
+    """
+    points = [(entry["step"], entry["reward"]) for entry in log_history if entry.get("reward") is not None]
+    if not points:
+        raise ValueError("the log history has no `reward` yet: train for at least logging_steps steps first")
+    steps, rewards = zip(*points, strict=True)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    figure = Figure(figsize=(7, 4), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    axes.plot(steps, rewards, color="tab:blue", alpha=0.35, linewidth=1, marker=".", markersize=4, label="as logged")
+    axes.plot(steps, smoothed(rewards), color="tab:blue", linewidth=2, label="smoothed")
+    axes.set(xlabel="optimizer step", ylabel="mean reward of the completions", title="Training reward")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(path)
+    return path
+
+
+def smoothed(values: Sequence[float], smoothing: float = SMOOTHING) -> list[float]:
+    """Exponential running mean without a bias towards the first value: weights are divided by their sum."""
+    mean, weight, result = 0.0, 0.0, []
+    for value in values:
+        mean = smoothing * mean + (1 - smoothing) * value
+        weight = smoothing * weight + (1 - smoothing)
+        result.append(mean / weight)
+    return result
+
+
+def pass_at_k_curve(results: Mapping[str, Mapping[str, Any]], path: str | Path) -> Path:
+    """Draw pass@k against k for each benchmark of `results`, with its interval, and write it to `path`.
+
+    `results` holds the summaries that `credit_trl.evaluation.summarize` makes of equally many samples, by benchmark.
+    """
+    path = Path(path)
+    figure = Figure(figsize=(7, 4), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    for name, result in results.items():
+        points = [
+            (int(metric.removeprefix("pass@")), *values)
+            for metric, values in result["metrics"].items()
+            if metric.startswith("pass@")
+        ]
+        ks, estimates, low, high = zip(*points, strict=True)
+        axes.plot(ks, estimates, marker=".", label=name)
+        axes.fill_between(ks, low, high, alpha=0.2)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ks, [str(k) for k in ks])
+    axes.set(xlabel="k", ylabel="pass@k", title="Problems solved by at least one of k completions", ylim=(0, 1))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(path)
+    return path
+
+
+class RewardProgress(ProgressCallback):
+    """The progress bar of a training run with the last logged reward in it, instead of a dictionary for every log.
+
+    Everything that is logged still reaches `report_to` and `trainer.state.log_history`.
+    """
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.training_bar is not None and logs is not None and "reward" in logs:
+            self.training_bar.set_postfix(reward=f"{logs['reward']:.3f}")

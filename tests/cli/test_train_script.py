@@ -1,0 +1,395 @@
+"""train.py as a user meets it: two steps of every method on the testbed, the recipes, and the usual mistakes."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import MagicMock
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import GRPOConfig
+
+import train
+from credit_trl import GRPOLambdaConfig, STraceConfig
+from credit_trl.data.loading import TEST_SEED_OFFSET
+from credit_trl.resets.config import RESET_FIELDS
+from credit_trl.testbed import BASE_MODEL, make_dataset
+
+ROOT = Path(__file__).parents[2]
+TRAIN = ROOT / "train.py"
+METHODS = ("grpo", "gspo", "grpo_lambda", "p_trace", "rrpo", "s_trace", "srpo")
+QUICK = (
+    "--max_steps", "2", "--per_device_train_batch_size", "32", "--steps_per_generation", "1",
+    "--dataset_size", "64", "--eval_size", "16", "--eval_samples", "2",
+)  # fmt: skip
+
+
+def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, str(TRAIN), *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def finished_run(request, tmp_path_factory):
+    """A method's name, the folder with what its run left, and what it printed."""
+    folder = tmp_path_factory.mktemp(request.param)
+    # The testbed's model was never shown how to end the naming of a step.
+    result = run("--method", request.param, *QUICK, folder=folder)
+    assert result.returncode == 0, result.stderr
+    return request.param, folder / "runs" / f"{request.param}-testbed", result.stdout
+
+
+def test_run_reports_pass_rates(finished_run):
+    _, _, printed = finished_run
+    rates = re.findall(r"pass rate (before|after) training: ([\d.]+) \(16 held-out problems x 2 completions,", printed)
+    assert [when for when, _ in rates] == ["before", "after"]
+    for _, rate in rates:
+        # 32 completions: the rate is a count of them.
+        assert 0 <= float(rate) <= 1
+        assert abs(float(rate) * 32 - round(float(rate) * 32)) < 0.02
+
+
+def test_the_pass_rate_is_sampled_as_in_training(tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(train, "pass_rate", lambda *args, **options: asked.update(options) or 0.5)
+    options = dict(temperature=0.7, top_p=0.9, top_k=5, min_p=0.1, repetition_penalty=1.3)
+    args = GRPOConfig(str(tmp_path), use_cpu=True, bf16=False, **options)
+    train.measure(MagicMock(args=args), train.RunArguments(dataset_name="testbed"), "before")
+    assert asked["sampling"] == options
+
+
+def test_run_draws_its_learning_curve(finished_run):
+    _, output, _ = finished_run
+    picture = imread(output / "learning_curve.png")
+    assert picture.shape[0] > 400
+    assert picture.shape[1] > 700
+    red, blue = picture[..., 0], picture[..., 2]
+    assert (blue - red > 0.3).sum() > 20  # the curve itself, in blue
+    assert np.all(picture[0, :, :3] == 1)  # nothing is cut off at the top
+
+
+def test_run_saves_a_model_that_learned_something(finished_run):
+    _, output, _ = finished_run
+    base, trained = (AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32) for path in (BASE_MODEL, output))
+    changes = [(new - old).abs().max() for old, new in zip(base.parameters(), trained.parameters(), strict=True)]
+    # Adam moves a weight by at most about the learning rate a step: 2 steps of 5e-5.
+    assert 1e-6 < max(changes) < 3e-4
+    tokenizer = AutoTokenizer.from_pretrained(output)
+    assert tokenizer.decode(tokenizer("5+12*3:")["input_ids"]) == "5+12*3:"
+
+
+def test_run_logs_what_its_method_does(finished_run):
+    method, output, _ = finished_run
+    history = json.loads((output / "trainer_state.json").read_text())["log_history"]
+    steps = [entry for entry in history if "loss" in entry]
+    assert [entry["step"] for entry in steps] == [1, 2]
+    assert 0 <= steps[0]["reward"] <= 1
+    fractions = [entry.get("trace/eligible_fraction") for entry in steps]
+    ratio_spread = [entry.get("trace/ratio_std") for entry in steps]
+    if method not in ("grpo_lambda", "p_trace", "s_trace"):
+        assert fractions == [None, None]
+        resets = [entry.get("reset/seeded_fraction", -1) for entry in steps]
+        assert max(resets) > 0 if method in ("rrpo", "srpo") else resets == [-1, -1]
+        return
+    assert ratio_spread[0] == 0  # the first use of a batch is on policy ...
+    assert ratio_spread[1] > 0  # ... and the second is not
+    if method == "s_trace":
+        assert all(0.1 < fraction < 0.3 for fraction in fractions)
+    else:
+        assert fractions == [1.0, 1.0]
+
+
+def test_run_was_configured_for_its_method(finished_run):
+    method, output, _ = finished_run
+    args = torch.load(output / "training_args.bin", weights_only=False)
+    assert args.num_generations == 8
+    assert args.importance_sampling_level == ("sequence" if method == "gspo" else "token")
+    assert isinstance(args, GRPOLambdaConfig) == (method == "grpo_lambda")
+    assert isinstance(args, STraceConfig) == (method in ("p_trace", "s_trace"))
+    assert getattr(args, "localizer", None) == {"rrpo": "random", "srpo": "self"}.get(method)
+
+
+def test_held_out_problems_are_not_trained_on():
+    settings = train.read_settings(str(ROOT / "recipes" / "testbed.yaml"))
+    trained = make_dataset(settings["dataset_size"], **settings["dataset_kwargs"])["prompt"][:]
+    held_out = make_dataset(settings["eval_size"], **settings["dataset_kwargs"], seed=TEST_SEED_OFFSET)["prompt"][:]
+    assert not set(trained) & set(held_out)
+
+
+def parse(*arguments: str):
+    return train.parse([*arguments, "--bf16", "false", "--use_cpu", "true"])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_recipes_hold_the_papers_values(method):
+    run_args, model_args, args = parse("--config", str(ROOT / "recipes" / f"{method}.yaml"))
+    assert run_args.method == method
+    assert model_args.model_name_or_path == "Qwen/Qwen3-1.7B"
+    assert args.output_dir == f"runs/{method}-Qwen3-1.7B"
+    assert args.learning_rate == 1e-6
+    expected = {
+        "grpo": {"beta": 0.04, "loss_type": "grpo"},
+        "gspo": {"importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4},
+        "grpo_lambda": {"trace_lambda": 0.99, "trace_gamma": 1.0, "negative_advantage_floor": -0.1},
+        "p_trace": {"trace_entropy_fraction": 1.0, "trust_region": "token", "trace_normalize": True},
+        "rrpo": {"localizer": "random", "suffixes_per_prefix": 4, "loss_type": "grpo", "num_generations": 8},
+        "srpo": {"localizer": "self", "localization_temperature": 0.3, "loss_type": "grpo", "step_delimiter": "\n\n"},
+        "s_trace": {"trace_entropy_fraction": 0.2, "trust_region": "token", "trace_normalize": True},
+    }[method]
+    assert {name: getattr(args, name) for name in expected} == expected
+    # A batch of completions makes this many optimizer steps.
+    assert args.steps_per_generation // args.gradient_accumulation_steps == (
+        1 if method in ("grpo", "rrpo", "srpo") else 4
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("recipe", ["testbed", "real_cpu", "real_gpu", "qwen3_8b", "qwen3_8b_lora"])
+def test_shared_recipes_go_with_every_method(recipe, method):
+    run_args, model_args, args = parse("--config", str(ROOT / "recipes" / f"{recipe}.yaml"), "--method", method)
+    assert run_args.method == method
+    assert args.output_dir.startswith(f"runs/{method}-")
+    assert run_args.reward_funcs == [
+        {"testbed": "testbed", "real_cpu": "task", "real_gpu": "task"}.get(recipe, "accuracy")
+    ]
+    assert model_args.use_peft == (recipe in ("real_cpu", "real_gpu", "qwen3_8b_lora"))
+    # SRPO refuses less: a process's share of a generation batch holds whole groups.
+    assert args.per_device_train_batch_size * args.steps_per_generation % args.num_generations == 0
+
+
+@pytest.mark.parametrize("localizer", ["self", "random"])
+def test_reset_groups_on_a_real_model_take_lines_for_steps(localizer):
+    path = str(ROOT / "recipes" / "srpo_real_cpu.yaml")
+    run_args, model_args, args = parse("--config", path, "--localizer", localizer)
+    assert (run_args.method, run_args.reward_funcs, model_args.use_peft) == ("srpo", ["task"], True)
+    assert (args.step_delimiter, args.localizer, args.num_iterations) == ("\n", localizer, 1)
+    assert "one short step a line" in run_args.instruction
+
+
+def test_every_recipe_is_parsed_by_a_test():
+    shared = {"testbed", "real_cpu", "real_gpu", "srpo_real_cpu", "qwen3_8b", "qwen3_8b_lora"}
+    assert {path.stem for path in (ROOT / "recipes").glob("*.yaml")} == {*METHODS, *shared}
+
+
+@pytest.mark.parametrize("recipe", ["qwen3_8b", "qwen3_8b_lora"])
+def test_qwen3_8b_recipes_generate_in_vllm_here_or_on_a_server(recipe):
+    path = str(ROOT / "recipes" / f"{recipe}.yaml")
+    _, model_args, here = parse("--config", path, "--method", "srpo")
+    assert model_args.model_name_or_path == "Qwen/Qwen3-8B"
+    assert (here.use_vllm, here.vllm_mode) == (True, "colocate")
+    # The question where a completion went wrong has the completion in it, and an answer of its own.
+    assert here.max_completion_length + here.localization_max_tokens < here.vllm_max_model_length
+    _, _, there = parse("--config", path, "--method", "srpo", "--vllm_mode", "server")
+    assert there.vllm_mode == "server"
+
+
+def test_nothing_chosen_is_s_trace_on_the_testbed():
+    run_args, model_args, args = parse()
+    assert (run_args.method, run_args.dataset_name) == ("s_trace", "testbed")
+    assert model_args.model_name_or_path == str(BASE_MODEL)
+    assert type(args) is STraceConfig
+    assert args.output_dir == "runs/s_trace-testbed"
+
+
+def test_the_command_line_overrides_the_file_which_overrides_the_method(tmp_path):
+    recipe = tmp_path / "my.yaml"
+    recipe.write_text("method: p_trace\ndataset_name: testbed\nlearning_rate: 3e-6\ntrace_entropy_fraction: 0.6\n")
+    run_args, _, args = parse("--config", str(recipe), "--learning_rate", "4e-6")
+    assert (run_args.method, args.learning_rate, args.trace_entropy_fraction) == ("p_trace", 4e-6, 0.6)
+    run_args, _, args = parse(f"--config={recipe}", "--method=s_trace")
+    assert (run_args.method, args.learning_rate, args.trace_entropy_fraction) == ("s_trace", 3e-6, 0.6)
+    _, _, args = parse("--method", "gspo", "--dataset_name", "testbed")
+    assert (args.importance_sampling_level, args.loss_type) == ("sequence", "grpo")
+    _, _, args = parse("--method", "gspo", "--dataset_name", "testbed", "--loss_type", "dapo")
+    assert (args.importance_sampling_level, args.loss_type) == ("sequence", "dapo")
+
+
+def test_options_of_a_task_come_as_json_or_as_a_mapping(tmp_path):
+    run_args, _, _ = parse("--dataset_name", "testbed", "--dataset_kwargs", '{"max_steps": 5}')
+    assert run_args.dataset_kwargs == {"max_steps": 5}
+    run_args, _, _ = parse()
+    assert run_args.dataset_kwargs == {"min_steps": 4, "max_steps": 6}
+
+
+def test_help_shows_the_methods_own_options_and_their_defaults(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        train.parse(["--method", "p_trace", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert stopped.value.code == 0
+    assert shown.startswith("usage: python train.py [--method METHOD] [--config FILE.yaml]")
+    assert "S-trace on the testbed" in shown
+    assert re.search(r"--trace_entropy_fraction .*? \(default: 1\.0\)", shown)  # P-trace's, not S-trace's 0.2
+    with pytest.raises(SystemExit):
+        train.parse(["--method", "grpo", "--help"])
+    assert "--trace_entropy_fraction" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", ["grpo", "srpo"])
+def test_help_names_every_option_once_and_ours_first(method, capsys):
+    with pytest.raises(SystemExit):
+        train.parse(["--method", method, "--help"])
+    shown = capsys.readouterr().out
+    named = re.findall(r"^  --(\w+) ", shown, flags=re.M)
+    assert len(named) == len(set(named))
+    assert set(named) == set(train.option_names(method))
+    own = train.own_options(method)
+    assert named[0] == "method"
+    first_of_the_model = named.index("model_name_or_path")
+    assert named[first_of_the_model - len(own) : first_of_the_model] == own
+    assert own == ([] if method == "grpo" else list(RESET_FIELDS))
+    assert max(map(len, shown.splitlines())) <= 120
+
+
+def test_one_reward_in_yaml_needs_no_brackets(tmp_path):
+    recipe = tmp_path / "my.yaml"
+    recipe.write_text("dataset_name: testbed\nreward_funcs: testbed\n")
+    assert parse("--config", str(recipe))[0].reward_funcs == ["testbed"]
+
+
+def test_a_reward_may_lie_where_the_run_starts(tmp_path, monkeypatch):
+    """`python elsewhere/train.py` puts the script's folder on Python's path, and not the one that it is called in."""
+    (tmp_path / "rewards_of_mine.py").write_text("def mine(completions, **kwargs):\n    return [1.0] * 8\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(tmp_path))])
+    run_args, model_args, args = parse("--reward_funcs", "rewards_of_mine.mine", "--report_to", "none")
+    trainer = train.make_trainer(run_args, model_args, args, train.load_tokenizer(model_args, args))
+    assert trainer.reward_func_names == ["mine"]
+
+
+CPU = ["--bf16", "false", "--use_cpu", "true"]
+ON_TINY = ["--model_name_or_path", "{model}", *CPU]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "nowhere.yaml"], "No such file or directory: 'nowhere.yaml'"),
+        (["--config", "{list}"], "must hold a mapping of option: value, and holds a list"),
+        (["--config", "{broken}"], "is no valid YAML"),
+        (
+            ["--config", "{sarsa}"],
+            "must be one of grpo, gspo, grpo_lambda, p_trace, rrpo, s_trace, srpo, got 'sarsa'",
+        ),
+        (["--config", "{typo}", *CPU], "no option 'trace_lamda' with --method s_trace; did you mean trace_lambda?"),
+        (["--trace_lamda", "1", *CPU], "no option 'trace_lamda' with --method s_trace; did you mean trace_lambda?"),
+        (
+            ["--method", "grpo", "--trace_lambda", "1", *CPU],
+            "no option 'trace_lambda' with --method grpo; it belongs to grpo_lambda, p_trace, s_trace",
+        ),
+        (["--trace_kernel", "newest", *CPU], "trace_kernel must be one of"),
+        (["--num_generations", "7", *CPU], "must be divisible by num_generations (7)"),
+        (["--model_name_or_path", "./nowhere", "--dataset_name", "testbed", *CPU], "no model folder ./nowhere"),
+        (["--model_name_or_path", "./nowhere", *CPU], "dataset_name is missing"),
+        (["--dataset_name", "reasoning-gym/chain_sum", *CPU], "model_name_or_path is missing"),
+        (["--dataset_kwargs", "{{", *CPU], "dataset_kwargs is no JSON object"),
+        (["--dataset_name", "nowhere.jsonl", "--model_name_or_path", "{model}", *CPU], "no file nowhere.jsonl"),
+        (
+            ["--dataset_name", "{rows}", "--model_name_or_path", "{model}", *CPU],
+            "has no column 'prompt'. It has question",
+        ),
+        (
+            ["--dataset_name", "{rows}", "--prompt_column", "question", "--model_name_or_path", "{model}", *CPU],
+            "accuracy_reward needs a column `solution` or `answer`, and the data set has prompt",
+        ),
+        (["--reward_funcs", "acuracy", *CPU], "unknown reward function 'acuracy': use one of accuracy"),
+        (
+            ["--reward_funcs", "nowhere.reward", *CPU],
+            "cannot load the reward function 'nowhere.reward': No module named",
+        ),
+        (["recipes/s_trace.yaml"], "did you mean --config recipes/s_trace.yaml?"),
+        (["--config", "{binary}"], "is no valid YAML: 'utf-8' codec"),
+        (
+            ["--config", "{methods}"],
+            "must be one of grpo, gspo, grpo_lambda, p_trace, rrpo, s_trace, srpo, got ['srpo']",
+        ),
+        (["--dataset_kwargs", "[1]", *CPU], "dataset_kwargs must be a mapping of option: value, got [1]"),
+        (["--dataset_kwargs", '{{"max_stepz": 5}}', *CPU], "unexpected keyword argument 'max_stepz'"),
+        (["--dataset_size", "0", *CPU], "dataset_size must be at least 1, got 0"),
+        (["--eval_size", "0", *CPU], "eval_size must be at least 1, got 0"),
+        (["--eval_samples", "-1", *CPU], "eval_samples must be at least 1, got -1"),
+        (["--dataset_train_split", "trian", *CPU], "testbed has the splits train and test, got 'trian'"),
+        (["--dataset_name", "{empty}", "--model_name_or_path", "{model}", *CPU], "empty.jsonl is empty"),
+        (["--dataset_name", "{cut}", "--model_name_or_path", "{model}", *CPU], "cut.jsonl: JSON parse error"),
+        (
+            ["--dataset_name", "{numbers}", "--model_name_or_path", "{model}", *CPU],
+            "a problem is text or a list of messages, and 'prompt' holds 3",
+        ),
+        (
+            ["--dataset_name", "{rows}", "--answer_column", "anwser", "--prompt_column", "question", *ON_TINY],
+            "has no column 'anwser'. It has prompt: choose with prompt_column and answer_column",
+        ),
+        (
+            ["--dataset_name", "{rows}", "--dataset_kwargs", '{{"rows": 5}}', "--model_name_or_path", "{model}", *CPU],
+            "unexpected keyword argument 'rows'",
+        ),
+        (
+            ["--dataset_name", "nobody/nothing", "--model_name_or_path", "{model}", *CPU],
+            "Couldn't reach 'nobody/nothing' on the Hub",
+        ),
+        (
+            ["--model_name_or_path", "nobody/nothing", "--dataset_name", "testbed", *CPU],
+            "cannot load the tokenizer of nobody/nothing: ",
+        ),
+        (
+            ["--model_name_or_path", "{bare}", "--dataset_name", "testbed", *CPU],
+            "save it there with tokenizer.save_pretrained",
+        ),
+        (["--model_name_or_path", "{folder}", "--dataset_name", "testbed", *CPU], "cannot load the tokenizer of "),
+        (["--resume_from_checkpoint", "nowhere", *CPU], "there is no checkpoint nowhere: give the folder of one"),
+        (["--report_to", "wandbb", *CPU], "wandbb is not supported, only"),
+        (["--report_to", "swanlab", *CPU], "report_to: SwanLabCallback requires swanlab to be installed"),
+        (
+            ["--attn_implementation", "flash_attention_2", *CPU],
+            "package for FlashAttention2 doesn't seem to be installed",
+        ),
+        (["--output_dir", "{empty}", *CPU], "File exists: "),
+    ],
+)
+@pytest.mark.usefixtures("offline")
+def test_mistakes_get_one_clear_line(arguments, message, tmp_path, monkeypatch):
+    files = {
+        "list": ("list.yaml", "- grpo\n"),
+        "broken": ("broken.yaml", "method: [grpo\nlearning_rate: 1"),
+        "sarsa": ("sarsa.yaml", "method: sarsa\n"),
+        "typo": ("typo.yaml", "dataset_name: testbed\ntrace_lamda: 0.9\n"),
+        "rows": ("rows.jsonl", '{"question": "1 + 1?"}\n'),
+        "binary": ("binary.yaml", "\xff"),
+        "methods": ("methods.yaml", "method: [srpo]\n"),
+        "empty": ("empty.jsonl", ""),
+        "cut": ("cut.jsonl", '{"prompt": "1 + 1?", \n'),
+        "numbers": ("numbers.jsonl", '{"prompt": 3, "solution": "2"}\n'),
+    }
+    for name, text in files.values():
+        (tmp_path / name).write_text(text, encoding="latin-1")
+    paths = {key: tmp_path / name for key, (name, _) in files.items()}
+    paths |= {"folder": tmp_path / "folder", "bare": tmp_path / "bare"}
+    paths["folder"].mkdir()
+    paths["bare"].mkdir()
+    shutil.copy(BASE_MODEL / "config.json", paths["bare"])  # a model's folder without its tokenizer
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py", *(text.format(model=BASE_MODEL, **paths) for text in arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        train.main()
+    assert isinstance(stopped.value.code, str)  # printed to stderr, and the exit status is 1
+    assert stopped.value.code.startswith("train.py: error: ")
+    assert "\n" not in stopped.value.code
+    assert message in stopped.value.code
+
+
+def test_a_mistake_ends_the_process_without_a_traceback(tmp_path):
+    result = run("--method", "sarsa", folder=tmp_path)
+    assert result.returncode == 2
+    assert "argument --method: invalid choice: 'sarsa'" in result.stderr
+    result = run("--config", "nowhere.yaml", folder=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith("train.py: error: ")
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,126 @@
+"""The pages of `docs/` say what the code does: every metric has its line, every message is the one that is shown."""
+
+import inspect
+import re
+import shlex
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from trl import GRPOConfig
+from trl.trainer import grpo_trainer
+
+import train
+from credit_trl import (
+    GRPOLambdaConfig,
+    GRPOLambdaTrainer,
+    SRPOConfig,
+    SRPOTrainer,
+    STraceConfig,
+    STraceTrainer,
+    TraceConfig,
+)
+from credit_trl.testbed import BASE_MODEL, LOCALIZATION_TEMPLATE, make_dataset
+from credit_trl.testbed.arithmetic import answer_reward
+from credit_trl.traces import metrics
+from tests.helpers.training import QUIET_ON_CPU, digit_reward
+
+DOCS = Path(__file__).parents[2] / "docs"
+METRICS = set(re.findall(r"^\| `([^`]+)` \|", (DOCS / "reference" / "metrics.md").read_text(), flags=re.M))
+
+
+def with_any_reward(names):
+    return {re.sub(r"^rewards/[^/]+/", "rewards/<name>/", name) for name in names}
+
+
+@pytest.mark.parametrize(
+    ("trainer_class", "options"),
+    [
+        (STraceTrainer, dict(entropy_coef=0.1)),
+        (GRPOLambdaTrainer, dict(trace_target="advantage", beta=0.1)),
+        (SRPOTrainer, dict(localization_template=LOCALIZATION_TEMPLATE, localization_max_tokens=4)),
+    ],
+)
+def test_every_logged_metric_has_its_line(trainer_class, options, tmp_path):
+    settings = QUIET_ON_CPU | dict(per_device_train_batch_size=8, max_completion_length=24, max_steps=1) | options
+    args = trainer_class.config_class(str(tmp_path), **settings)
+    trainer = trainer_class(str(BASE_MODEL), answer_reward, args=args, train_dataset=make_dataset(8))
+    trainer.train()
+    logged = with_any_reward(set().union(*trainer.state.log_history))
+    assert len(logged) > 30
+    assert logged <= METRICS
+    if trainer_class is SRPOTrainer:  # the run has failures, so that all of them are there
+        assert {name for name in logged if name.startswith("reset/")} == {
+            name for name in METRICS if name.startswith("reset/")
+        }
+
+
+def test_the_metrics_in_the_sources_are_those_of_the_page():
+    ours = set(re.findall(r'"(trace/\w+)"', inspect.getsource(metrics)))
+    assert ours == {name for name in METRICS if name.startswith("trace/")}
+    theirs = re.findall(r'_metrics\[(?:mode|"train")\]\[f?"([^"]+)"\]', inspect.getsource(grpo_trainer))
+    assert len(theirs) > 25
+    assert with_any_reward(theirs) <= METRICS
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+COMMANDS = re.findall(
+    r"^\$ python (.+?)\n(.*?)^```", (DOCS / "guides" / "troubleshooting.md").read_text(), flags=re.M | re.S
+)
+CALLS = re.findall(r"^>>> (.+?)\n(.*?)^```", (DOCS / "guides" / "troubleshooting.md").read_text(), flags=re.M | re.S)
+
+
+def test_the_page_has_messages():
+    assert len(COMMANDS) > 15
+    assert len(CALLS) > 3
+
+
+@pytest.mark.parametrize(("command", "message"), COMMANDS)
+@pytest.mark.usefixtures("offline")
+def test_a_command_is_answered_as_the_page_says(command, message, tmp_path, monkeypatch, capsys):
+    (tmp_path / "problems.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n')
+    (tmp_path / "typo.yaml").write_text("dataset_name: testbed\ntrace_lamda: 0.9\n")
+    monkeypatch.chdir(tmp_path)
+    # A model for the commands that need one, and what lets every test here run on a CPU.
+    words = shlex.split(command.replace("path/to/model", str(BASE_MODEL)))
+    monkeypatch.setattr(sys, "argv", [*words, "--bf16", "false", "--use_cpu", "true"])
+    with pytest.raises(SystemExit) as stopped:
+        train.main()
+    shown = stopped.value.code if isinstance(stopped.value.code, str) else capsys.readouterr().err
+    assert one_line(shown).endswith(one_line(message))
+
+
+@pytest.mark.parametrize(("call", "message"), CALLS)
+def test_a_call_is_answered_as_the_page_says(call, message, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cpu = dict(use_cpu=True, bf16=False)
+    names = {
+        config.__name__: config for config in (STraceConfig, GRPOLambdaConfig, SRPOConfig, TraceConfig, GRPOConfig)
+    }
+    on_cpu = {name: lambda *given, made=made, **options: made(*given, **cpu | options) for name, made in names.items()}
+    scope = dict(
+        STraceTrainer=STraceTrainer,
+        SRPOTrainer=SRPOTrainer,
+        model=tiny_model,
+        reward=digit_reward,
+        data=make_dataset(4),
+        oracle=len,
+        tool=len,
+        **on_cpu,
+    )
+    with pytest.raises(Exception) as raised:  # noqa: PT011  # the page says which
+        eval(call, scope)
+    assert one_line(f"{raised.type.__name__}: {raised.value}") == one_line(message)
+
+
+@pytest.mark.parametrize(
+    ("page", "config"), [("s_trace", STraceConfig), ("grpo_lambda", GRPOLambdaConfig), ("srpo", SRPOConfig)]
+)
+def test_the_guides_name_fields_that_exist(page, config):
+    names = re.findall(r"^\| `(\w+)(?:=[^`]*)?` \|", (DOCS / "methods" / f"{page}.md").read_text(), flags=re.M)
+    assert len(names) > 3
+    assert set(names) <= {field.name for field in fields(config)}
