@@ -10,6 +10,7 @@ from datasets import Dataset
 
 from credit_trl import rewards
 from credit_trl.data.loading import BOXED_INSTRUCTION, load_data
+from credit_trl.evaluation import tasks
 from credit_trl.evaluation.estimators import maj_at_k
 from credit_trl.evaluation.scoring import score
 from credit_trl.evaluation.tasks import (
