@@ -150,9 +150,9 @@ def token_trust_region(
             f"advantages must be (B,) or (B, T) for log_ratio (B, T), got {tuple(advantages.shape)} and "
             f"{tuple(log_ratio.shape)}"
         )
-    upper_BT = log_ratio.clamp(max=math.log1p(epsilon_high))
-    lower_BT = log_ratio.clamp(min=math.log1p(-epsilon_low))
-    return torch.where(advantages > 0, upper_BT, torch.where(advantages < 0, lower_BT, log_ratio))
+    upper = log_ratio.new_full(advantages.shape, math.inf).masked_fill_(advantages > 0, math.log1p(epsilon_high))
+    lower = log_ratio.new_full(advantages.shape, -math.inf).masked_fill_(advantages < 0, math.log1p(-epsilon_low))
+    return log_ratio.clamp(lower, upper)
 
 
 def _check(mask, decay, kernel, **tensors):
