@@ -115,8 +115,8 @@ class TraceTrainer(CreditTrainer):
         """Replace what the loss is about to read from `inputs` by its traced counterpart."""
         args = self.args
         mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)
-        kernel = dict(decay=args.trace_decay, kernel=args.trace_kernel)
-        weights = trace_weights(mask, **kernel)
+        decay, kernel = args.trace_decay, args.trace_kernel
+        weights = trace_weights(mask, decay=decay, kernel=kernel)
         eligible = mask.bool()
         if args.trace_entropy_fraction < 1:
             # A token without a finite entropy would make the quantile NaN and leave nothing eligible in any row.
@@ -124,7 +124,9 @@ class TraceTrainer(CreditTrainer):
             eligible = self.get_high_entropy_mask(entropies.detach(), known, 1 - args.trace_entropy_fraction)
         advantages = floored_advantages(inputs["advantages"], args.negative_advantage_floor)
         if args.trace_target == "advantage":
-            inputs.hand_out(advantages=traced_advantages(advantages, mask, eligible=eligible, **kernel))
+            inputs.hand_out(
+                advantages=traced_advantages(advantages, mask, decay=decay, kernel=kernel, eligible=eligible)
+            )
             self._keep_totals(trace_totals(mask, eligible=eligible, weights=weights))
             return
 
@@ -136,7 +138,8 @@ class TraceTrainer(CreditTrainer):
             old_logps,
             mask,
             advantages,
-            **kernel,
+            decay=decay,
+            kernel=kernel,
             normalize=args.trace_normalize,
             trust_region=args.factor_bound,
             epsilon_low=self.epsilon_low,
