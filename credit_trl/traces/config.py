@@ -122,7 +122,7 @@ class TraceConfig(CreditConfig):
             # The nearest class that a user can import: the trainer may have joined `args` and the method's config.
             named = next(base.__name__ for base in type(self).__mro__ if _is_importable(base))
             lacks = "" if set(changes) <= set(GRPOConfig.__dataclass_fields__) else ", fields that GRPOConfig lacks"
-            raise ValueError(f"{reasons} Use args={named}(..., {', '.join(needed)}){lacks}.")
+            raise ValueError(f"{reasons} Use {named}(..., {', '.join(needed)}){lacks}.")
 
     def _check_values(self) -> None:
         """Raise `ValueError` for a field whose value is out of its range, whatever the other fields are."""
