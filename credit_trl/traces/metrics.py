@@ -1,4 +1,4 @@
-"""What the trace trainers log about their traces: sums that add up over processes, and the figures made of them."""
+"""Count what the trace trainers log about their traces: sums that add up over processes, and figures made of them."""
 
 import torch
 
@@ -12,7 +12,7 @@ def trace_totals(
     clipped: torch.Tensor | None = None,
     non_finite: torch.Tensor | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Sums over the loss tokens, on the tensors' device and without waiting for it.
+    """Return sums over the loss tokens, on the tensors' device and without waiting for it.
 
     Args:
         mask: (B, T), nonzero for loss tokens.
@@ -36,7 +36,7 @@ def trace_totals(
 
 
 def trace_metrics(total: dict[str, float]) -> dict[str, float]:
-    """The logged figures of a logging window, from the sum of its totals: means over the loss tokens.
+    """Return the logged figures of a logging window, means over its loss tokens, from the sum of its totals.
 
     Non-finite log ratios are counted, not averaged: a single one in a long window has to show.
     """
