@@ -9,14 +9,13 @@
 Everything after that (loss types, clipping, KL, entropy bonus, vLLM correction, metrics) is TRL's.
 """
 
-import functools
-
 import torch
 from accelerate.logging import get_logger
 from transformers import PreTrainedModel
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 
-from ..base.trainer import CreditTrainer
+from ..base.resume import ExactResumeMixin
+from ..base.trainer import CreditTrainer, takes_trl_arguments
 from .config import TraceConfig
 from .kernels import eligibility_trace, token_trust_region, trace_weights
 from .metrics import trace_metrics, trace_totals
@@ -28,8 +27,8 @@ logger = get_logger(__name__)
 MAX_TRACED_LOG_RATIO = 20.0
 
 
-class TraceTrainer(CreditTrainer):
-    """The family that `STraceTrainer` and `GRPOLambdaTrainer` are two sets of defaults of.
+class TraceCredit(CreditTrainer):
+    """Put traces into TRL's loss, and resume as TRL does: `TraceTrainer` adds exact resume.
 
     Args:
         args: a config of the method (`config_class`) or of the family (`TraceConfig`), or TRL's plain `GRPOConfig`,
@@ -44,13 +43,13 @@ class TraceTrainer(CreditTrainer):
     model: PreTrainedModel
     _tag_names = ["trl", "grpo-trace"]
     _name = "GRPO-trace"
-    _in_flight = (*CreditTrainer._in_flight, "_pending_totals", "_total_names")
-    _fields_of_the_buffer = (*CreditTrainer._fields_of_the_buffer, "trace_target", "trust_region")
+    _in_flight = ("_pending_totals", "_total_names")
+    _fields_of_the_buffer = ("trace_target", "trust_region")
     _total_names: tuple[str, ...] = ()  # until the first loss
 
-    @functools.wraps(GRPOTrainer.__init__)  # type: ignore[misc]  # editors and notebooks show TRL's parameters
-    def __init__(self, model, reward_funcs=None, args: GRPOConfig | None = None, *positional, **keywords):
-        super().__init__(model, reward_funcs, args, *positional, **keywords)
+    @takes_trl_arguments
+    def __init__(self, model, reward_funcs=None, args: GRPOConfig | None = None, **keywords):
+        super().__init__(model, reward_funcs, args, **keywords)
         self._loss_inputs: dict | None = None  # the inputs of the loss being computed
         self._pending_totals: dict[str, list[torch.Tensor]] = {"train": [], "eval": []}
         self._announce(self.args)
@@ -150,3 +149,10 @@ class TraceTrainer(CreditTrainer):
                 self._metrics[mode][name].append(value)
             self._pending_totals[mode].clear()
         super().log(logs, start_time)
+
+
+class TraceTrainer(ExactResumeMixin, TraceCredit):
+    """Train with traces: the family that `STraceTrainer` and `GRPOLambdaTrainer` are two sets of defaults of.
+
+    Arguments and errors are those of `TraceCredit`.
+    """
