@@ -42,7 +42,7 @@ class CreditConfig(GRPOConfig):
         """
         if not isinstance(args, GRPOConfig):
             raise TypeError(f"args must be a GRPOConfig or a {cls.__name__}, got {type(args).__name__}")
-        config = object.__new__(_joined(cls, type(args)))
+        config: Any = object.__new__(_joined(cls, type(args)))
         config.__dict__ = args.__dict__
         return config
 
