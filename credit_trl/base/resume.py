@@ -50,14 +50,14 @@ FIELDS_OF_THE_BUFFER = (
 
 
 class ExactResumeMixin(CreditTrainer):
-    """Resume to the bit after any step: `class STraceTrainer(ExactResumeMixin, ...)`.
+    """Make a trainer resume to the bit after any step: `class MyTrainer(ExactResumeMixin, CreditTrainer)`.
 
-    It stands before the trainer's other base classes, and a trainer without it resumes as TRL's does. A trainer that
-    holds more than TRL between two steps names the attributes in `_in_flight`, and in `_fields_of_the_buffer` the
-    settings of its own that buffered completions depend on.
+    It comes first among the base classes. A trainer without it resumes as TRL's does. A trainer that holds more than
+    TRL between two steps names the attributes in `_in_flight`, and in `_fields_of_the_buffer` the settings of its own
+    that buffered completions depend on.
 
-    `train(resume_from_checkpoint=...)` raises `ValueError` for settings under which the buffered completions could not
-    be used on.
+    `train(resume_from_checkpoint=...)` raises `ValueError` for settings under which the buffered completions cannot be
+    used any further, and for a checkpoint that lacks an attribute of `_in_flight`.
     """
 
     _resumed: dict[str, Any] | None = None  # state that was read and is not yet put back
@@ -157,8 +157,7 @@ class ExactResumeMixin(CreditTrainer):
         return state
 
     def _settings(self) -> dict[str, Any]:
-        names = (*FIELDS_OF_THE_BUFFER, *self._fields_of_the_buffer)
-        fields = {name: getattr(self.args, name) for name in names}
+        fields = {name: getattr(self.args, name) for name in (*FIELDS_OF_THE_BUFFER, *self._fields_of_the_buffer)}
         others = {"trainer": self._name, "number of processes": self.args.world_size, "beta != 0": self.beta != 0}
         return others | fields
 
@@ -172,15 +171,8 @@ class ExactResumeMixin(CreditTrainer):
         resumed = resume_state.read(checkpoint, self.args.process_index, self.args.device)
         # A process that the earlier run did not have finds in the first one's state that there are now more of them.
         written = resumed or resume_state.read(checkpoint, 0)
-        earlier, settings = {} if written is None else written["settings"], self._settings()
-        for name, then in earlier.items():
-            now = settings.get(name)
-            if then != now:
-                raise ValueError(
-                    f"{name} was {then!r} in the run that wrote {checkpoint} and is {now!r} here. Its buffered "
-                    f"completions cannot be used on. Resume with {then!r}, or start a new run from its weights by "
-                    "passing the checkpoint as the model."
-                )
+        if written is not None:
+            resume_state.check(written, checkpoint, self._settings(), (*IN_FLIGHT, *self._in_flight))
         if self.args.sync_ref_model:
             logger.warning(
                 "Checkpoints do not hold the reference model that sync_ref_model=True keeps up to date: it starts "

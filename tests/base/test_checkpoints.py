@@ -20,6 +20,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from credit_trl import SRPOTrainer, STraceConfig, STraceTrainer
 from credit_trl.base import resume_state
+from credit_trl.base.weights import not_loaded
 from credit_trl.traces.trainer import TraceCredit
 from scripts.pretrain_testbed import build_tokenizer
 from tests.base.test_resume import assert_same
@@ -176,6 +177,18 @@ def test_a_checkpoint_of_the_first_version_resumes_to_the_bit(method, added, tin
     # A key more, and older checkpoints lack it; a key less, and what they hold is not put back.
     assert (state.keys(), state["settings"].keys()) == (KEYS | added[0], SETTINGS | added[1])
     assert_same(whole, train(method, model, tmp_path / "again", str(old), max_steps=3))
+
+
+def test_a_checkpoint_of_a_version_that_kept_less_is_refused_by_what_it_lacks(tiny_model, tmp_path):
+    train("s_trace", tiny_model, tmp_path, max_steps=1)
+    path = tmp_path / "checkpoint-1" / "in_flight_0.json"
+    state = json.loads(path.read_text())
+    del state["_pending_totals"]
+    path.write_text(json.dumps(state))
+    with pytest.raises(
+        ValueError, match=r"another version of credit_trl, which did not keep _pending_totals: .*model\."
+    ):
+        train("s_trace", tiny_model, tmp_path, True, max_steps=2)
 
 
 # --- weights under other names ---
@@ -337,6 +350,8 @@ def test_adapters_shards_and_tied_weights_load_as_ever(tiny_model, tmp_path, mon
     model.tie_weights()
     model.save_pretrained(tmp_path / "tied")
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "tied")
+    assert not_loaded(model, ["lm_head.weight"]) == []
+    assert not_loaded(AutoModelForCausalLM.from_pretrained(tiny_model), ["lm_head.weight"]) == ["lm_head.weight"]
     tied = dict(method="s_trace", model=str(tmp_path / "tied"), max_steps=2)
     whole = train(folder=tmp_path / "3", **tied)
     assert "lm_head.weight" not in load_file(tmp_path / "3" / "checkpoint-1" / "model.safetensors")

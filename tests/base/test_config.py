@@ -70,8 +70,12 @@ def make(trainer_class, args, model, prompts):
     return trainer_class(model, digit_reward, args=args, train_dataset=prompts)
 
 
+def defaults_of(config) -> dict:
+    return {declared.name: declared.default for declared in dataclasses.fields(config)}
+
+
 def names(config) -> set[str]:
-    return {one.name for one in dataclasses.fields(config)}
+    return set(defaults_of(config))
 
 
 @pytest.mark.parametrize("trainer_class", TRAINERS)
@@ -86,8 +90,8 @@ def test_a_users_class_keeps_working_beside_the_methods_fields(trainer_class, ti
     # The user's defaults stay, and what the user's class lacks is the method's.
     assert (config.loss_type, config.project) == ("dr_grpo", "sums")
     ours = names(method) - names(GRPOConfig)
-    defaults = {one.name: one.default for one in dataclasses.fields(method)}
-    assert ours and all(getattr(config, name) == defaults[name] for name in ours)
+    assert ours and all(getattr(config, name) == defaults_of(method)[name] for name in ours)
+    assert defaults_of(config) == defaults_of(method) | defaults_of(UsersConfig)
 
     shown = config.to_dict()
     assert shown["run_id"] == "sums-42" and shown["stages"] == ["warm up", "train"]
@@ -119,7 +123,7 @@ def test_replacing_a_value_makes_an_instance_of_the_same_class(tmp_path):
 
 def test_other_kinds_of_classes(tiny_model, prompts, tmp_path):
     trainer = make(STraceTrainer, WithAFieldOfOurs(**settings(tmp_path)), tiny_model, prompts)
-    assert trainer.args.trace_lambda == 0.5
+    assert trainer.args.trace_lambda == type(trainer.args).trace_lambda == 0.5
     assert pickle.loads(pickle.dumps(trainer.args)).trace_lambda == 0.5
     trainer = make(STraceTrainer, Undecorated(**settings(tmp_path, learning_rate=4.0)), tiny_model, prompts)
     assert trainer.args.half() == 2.0
@@ -159,7 +163,7 @@ def test_one_object_makes_many_trainers_and_stays_the_users(tiny_model, prompts,
     args = UsersConfig(**settings(tmp_path))
     make(GRPOTrainer, args, tiny_model, prompts)
     held = set(vars(args))
-    trainers = {one: make(one, args, tiny_model, prompts) for one in TRAINERS}
+    trainers = {trainer_class: make(trainer_class, args, tiny_model, prompts) for trainer_class in TRAINERS}
     assert type(args) is UsersConfig and set(vars(args)) == held
     fields = ("trace_normalize", "trust_region", "negative_advantage_floor")
     expected = {TraceTrainer: TraceConfig, STraceTrainer: STraceConfig, GRPOLambdaTrainer: GRPOLambdaConfig}
