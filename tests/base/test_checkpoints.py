@@ -18,7 +18,7 @@ from transformers import (
 )
 from trl import GRPOConfig, GRPOTrainer
 
-from credit_trl import SRPOTrainer, STraceConfig, STraceTrainer
+from credit_trl import STraceConfig, STraceTrainer
 from credit_trl.base import resume_state
 from credit_trl.base.weights import not_loaded
 from credit_trl.traces.trainer import TraceCredit
@@ -26,7 +26,7 @@ from scripts.pretrain_testbed import build_tokenizer
 from tests.base.test_resume import assert_same
 from tests.helpers.comparing import same_weights
 from tests.helpers.options import experts
-from tests.helpers.resume_run import BASE, METHODS, KillAfterSaving, KilledError, make, train
+from tests.helpers.resume_run import BASE, KillAfterSaving, KilledError, make, train
 from tests.helpers.training import QUIET_ON_CPU, digit_reward
 
 
@@ -35,8 +35,6 @@ class Bare(TraceCredit):
 
     config_class = STraceConfig
 
-
-METHODS["bare"] = (Bare, STraceConfig, {})
 
 # --- moved folders ---
 
@@ -300,17 +298,15 @@ def test_experts_that_are_saved_in_pieces_are_loaded_whole(tiny_model, tmp_path)
     class Experts(experts(tiny_model, tmp_path), STraceTrainer):
         pass
 
-    METHODS["experts"] = (Experts, STraceConfig, {})
-    options = dict(method="experts", model=tiny_model, max_steps=3)
+    options = dict(method=(Experts, STraceConfig, {}), model=tiny_model, max_steps=3)
     whole = train(folder=tmp_path / "run", **options)
     names = load_file(tmp_path / "run" / "checkpoint-1" / "model.safetensors").keys()
     assert names != whole.model.state_dict().keys()
     assert_same(whole, train(folder=tmp_path / "again", resume=str(tmp_path / "run" / "checkpoint-1"), **options))
 
 
-@pytest.mark.parametrize("trainer_class", [STraceTrainer, Bare, SRPOTrainer])
-def test_a_checkpoint_that_lacks_weights_is_refused_by_their_names(trainer_class, tiny_model, tmp_path):
-    method = {STraceTrainer: "s_trace", Bare: "bare", SRPOTrainer: "srpo"}[trainer_class]
+@pytest.mark.parametrize("method", ["s_trace", (Bare, STraceConfig, {}), "srpo"], ids=["s_trace", "bare", "srpo"])
+def test_a_checkpoint_that_lacks_weights_is_refused_by_their_names(method, tiny_model, tmp_path):
     train(method, tiny_model, tmp_path, max_steps=1)
     path = tmp_path / "checkpoint-1" / "model.safetensors"
     weights = load_file(path)
