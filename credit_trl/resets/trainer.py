@@ -20,6 +20,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.chat_template_utils import parse_response
 from trl.data_utils import is_conversational
 
+from ..base.resume import ExactResumeMixin
 from ..base.trainer import CreditTrainer
 from .advantages import group_advantages
 from .config import SRPOConfig
@@ -30,7 +31,7 @@ _POSITIONAL = list(inspect.signature(GRPOTrainer.__init__).parameters)[4:]  # af
 _REFUSED = "{} cannot work with reset groups, which are a rollout of text of their own."
 
 
-class SRPOTrainer(CreditTrainer):
+class SRPOTrainer(ExactResumeMixin, CreditTrainer):
     """SRPO and RRPO (arXiv 2605.25507). Defaults: `SRPOConfig`; a plain `GRPOConfig` gets them for the fields it lacks.
 
     Args:

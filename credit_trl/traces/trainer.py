@@ -11,16 +11,16 @@ would be multiplied by the traced ratio: it gets each token's own through `beta`
 trainers see that it has read what they handed it.
 """
 
-import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from accelerate.logging import get_logger
 from transformers import PreTrainedModel
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 
-from ..base.trainer import CreditTrainer
+from ..base.resume import ExactResumeMixin
+from ..base.trainer import CreditTrainer, takes_trl_arguments
 from .config import TraceConfig
 from .credit import floored_advantages, old_logps_under_trace, traced_advantages, traced_log_ratio
 from .kernels import trace_weights
@@ -31,8 +31,8 @@ from .seam import LossInputs, OwnRatioBeta, check_credit_arrived, loss_went_past
 logger = get_logger(__name__)
 
 
-class TraceTrainer(CreditTrainer):
-    """Train with traces in TRL's GRPO loss: `STraceTrainer` and `GRPOLambdaTrainer` are two sets of defaults of it.
+class TraceCredit(CreditTrainer):
+    """Put traces into TRL's loss, and resume as TRL does: `TraceTrainer` adds exact resume.
 
     Args:
         args: a config of the method (`config_class`) or of the family (`TraceConfig`), or TRL's plain `GRPOConfig`,
@@ -47,13 +47,13 @@ class TraceTrainer(CreditTrainer):
     model: PreTrainedModel
     _tag_names = ["trl", "grpo-trace"]
     _name = "GRPO-trace"
-    _in_flight = (*CreditTrainer._in_flight, "_pending_totals", "_total_names")
-    _fields_of_the_buffer = (*CreditTrainer._fields_of_the_buffer, "trace_target", "trust_region")
+    _in_flight = ("_pending_totals", "_total_names")
+    _fields_of_the_buffer = ("trace_target", "trust_region")
     _total_names: tuple[str, ...] = ()  # until the first loss
 
-    @functools.wraps(GRPOTrainer.__init__)  # type: ignore[misc]  # editors and notebooks show TRL's parameters
-    def __init__(self, model, reward_funcs=None, args: GRPOConfig | None = None, *positional, **keywords):
-        super().__init__(model, reward_funcs, args, *positional, **keywords)
+    @takes_trl_arguments
+    def __init__(self, model, reward_funcs=None, args: GRPOConfig | None = None, **keywords):
+        super().__init__(model, reward_funcs, args, **keywords)
         self._loss_inputs: LossInputs | None = None  # the inputs of the loss that is being computed
         self._losses_with_credit = 0  # of the step
         self._pending_totals: dict[str, list[torch.Tensor]] = {"train": [], "eval": []}
@@ -152,3 +152,10 @@ class TraceTrainer(CreditTrainer):
                 self._metrics[mode][name].append(value)
             self._pending_totals[mode].clear()
         super().log(logs, start_time)
+
+
+class TraceTrainer(ExactResumeMixin, TraceCredit):
+    """Train with traces: the family that `STraceTrainer` and `GRPOLambdaTrainer` are two sets of defaults of.
+
+    Arguments and errors are those of `TraceCredit`.
+    """
