@@ -48,7 +48,7 @@ class GroupPlan:
 
 
 def check_split(num_generations: int, num_reset_prefixes: int, suffixes_per_prefix: int) -> int:
-    """Size of the base group: `num_generations` less `num_reset_prefixes` groups of `suffixes_per_prefix`.
+    """Return the size of the base group: what the continuations of all prefixes leave of `num_generations`.
 
     Raises:
         ValueError: no reset prefix, a group of one (its advantage would always be 0), or more than fits.
@@ -59,16 +59,45 @@ def check_split(num_generations: int, num_reset_prefixes: int, suffixes_per_pref
         raise ValueError(
             f"suffixes_per_prefix must be at least 2, got {suffixes_per_prefix}: an advantage is relative to a group."
         )
-    base_size = num_generations - num_reset_prefixes * suffixes_per_prefix
+    trained = num_reset_prefixes * suffixes_per_prefix
     split = f"num_reset_prefixes={num_reset_prefixes} times suffixes_per_prefix={suffixes_per_prefix}"
-    if base_size < 0:
-        raise ValueError(f"{split} does not fit into num_generations={num_generations}. Lower one, or raise the last.")
-    if base_size == 1:
+    if trained > num_generations:
+        raise ValueError(
+            f"{split} does not fit into num_generations={num_generations}. Set num_generations={trained}, or lower "
+            "the others."
+        )
+    if trained == num_generations - 1:
         raise ValueError(
             f"{split} leaves a base group of 1 of num_generations={num_generations}, and an advantage is relative to a "
-            "group: leave none, or at least 2."
+            f"group. Set num_generations={trained + 2}, or num_generations={trained} for no base group."
         )
-    return base_size
+    return num_generations - trained
+
+
+def split_group(num_generations: int, num_reset_prefixes: int, suffixes_per_prefix: int | None) -> tuple[int, int]:
+    """Return the size of the base group and of each reset group, of `num_generations` completions of a prompt.
+
+    Args:
+        suffixes_per_prefix: None lets half of the completions continue a prefix, rounded down to equally many for each
+            prefix: 8 with one prefix are 4 and 4, as in the paper; 5 are 3 and 2; 8 with two prefixes are 4, 2 and 2.
+
+    Raises:
+        ValueError: fewer than 4 completions for each prefix where half of them continue, or as in `check_split`.
+    """
+    if suffixes_per_prefix is not None:
+        return check_split(num_generations, num_reset_prefixes, suffixes_per_prefix), suffixes_per_prefix
+    if num_reset_prefixes < 1 or num_generations // 2 // num_reset_prefixes >= 2:
+        suffixes = num_generations // 2 // max(num_reset_prefixes, 1)
+        return check_split(num_generations, num_reset_prefixes, suffixes), suffixes
+    least, alternative = 4 * num_reset_prefixes, ""
+    if num_reset_prefixes > 1 and num_generations >= 4:
+        alternative = " or num_reset_prefixes=1"
+    elif num_generations // num_reset_prefixes >= 2 and num_generations % num_reset_prefixes == 0:
+        alternative = f", or suffixes_per_prefix={num_generations // num_reset_prefixes} for no base group"
+    raise ValueError(
+        f"num_generations={num_generations} is too few: half of them continue num_reset_prefixes={num_reset_prefixes} "
+        f"prefixes, and every group needs at least 2. Set num_generations={least}{alternative}."
+    )
 
 
 def furthest_failures(

@@ -4,6 +4,7 @@ A localizer is "self" (the policy itself, asked with a prompt), "random" (RRPO: 
 an oracle, a process reward model, an API. It names the first erroneous step, counted from 1.
 """
 
+import copy
 import operator
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -27,9 +28,15 @@ class FailedCompletion:
     steps: tuple[str, ...]
     columns: dict[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of_row(cls, row: dict[str, Any], steps: tuple[str, ...]) -> "FailedCompletion":
+        """Return the completion of a row of the data set, with copies of its columns: a localizer may change them."""
+        columns = copy.deepcopy(row)
+        return cls(columns.pop("prompt"), steps, columns)
+
     @property
     def completion(self) -> str:
-        """The whole completion: the steps with their delimiters."""
+        """Return the whole completion: the steps with their delimiters."""
         return "".join(self.steps)
 
     @property
@@ -104,6 +111,24 @@ def parse_localization(text: str, num_steps: int) -> int | None:
     if not numbers or len(numbers[-1]) > 12:
         return None
     return int(numbers[-1]) if 1 <= int(numbers[-1]) <= num_steps else None
+
+
+def first_errors(
+    localizer: Localizer, failed: list[FailedCompletion], template: str, ask: Callable[[list], list[str]]
+) -> list[int | None]:
+    """Return the 1-based step of the first error of each completion; None where the localizer names none.
+
+    Args:
+        template: what the policy is asked where `localizer` is "self".
+        ask: answers questions, as texts; it is called with none too.
+    """
+    if localizer == "random":
+        return [None] * len(failed)
+    if callable(localizer):
+        return call_localizer(localizer, failed)
+    answers = ask([format_localization_prompt(completion, template) for completion in failed])
+    pairs = zip(answers, failed, strict=True)
+    return [parse_localization(answer, len(completion.steps)) for answer, completion in pairs]
 
 
 def check_localizer(localizer: Localizer) -> Localizer:
