@@ -66,21 +66,21 @@ class CreditHeatmapCallback(TrainerCallback):
         self.num_completions = num_completions
         self._hook: torch.utils.hooks.RemovableHandle | None = None  # in place during a step that is drawn
         self._seen: dict[str, Any] = {}  # of the step's last loss
-        self._before: list[CompletionRecord] | None = None  # of the rollout before the step
+        self._before: list[CompletionRecord] = []  # of the rollout before the step
 
     def on_step_begin(self, args, state, control, **kwargs):
         if (state.global_step + 1) % self.every == 0 and state.is_world_process_zero:
-            self._before = getattr(self.trainer, "rollout_records", None)
+            self._before = getattr(self.trainer, "rollout_records", [])
             self._hook = self.trainer.model.register_forward_hook(self._watch_forward)
 
     def on_step_end(self, args, state, control, **kwargs):
         if self._hook is None:
             return
         self._hook.remove()
-        records = getattr(self.trainer, "rollout_records", None)
+        records = getattr(self.trainer, "rollout_records", [])
         trees = reset_trees([] if records is self._before else records, self._decode)[: self.num_completions]
         completions = self._completions() if self._seen else []
-        self._hook, self._seen, self._before = None, {}, None
+        self._hook, self._seen, self._before = None, {}, []
         if completions:
             picture = _draw(completions, trees, state.global_step)
             picture.save(Path(args.output_dir) / "credit" / f"credit_{state.global_step:05d}.html")
