@@ -29,7 +29,7 @@ from .rollout import Rollout
 
 logger = get_logger(__name__)
 _POSITIONAL = list(inspect.signature(GRPOTrainer.__init__).parameters)[4:]  # after self, model, reward_funcs, args
-_REFUSED = "{} cannot work with reset groups, which are a rollout of text of their own."
+_REFUSED = "{} cannot work with reset groups, which are a rollout of text of their own. Leave it out of SRPOTrainer."
 
 
 class SRPOTrainer(CreditTrainer):
