@@ -3,10 +3,13 @@
 import json
 import re
 import sys
-from dataclasses import dataclass, field, fields
+import textwrap
+import types
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
 from trl import GRPOConfig, GRPOTrainer
 
 import credit_trl
@@ -46,44 +49,61 @@ def test_the_values_of_a_method_are_fields_of_its_config(name):
         assert {method.trainer.__name__, method.config.__name__} <= set(credit_trl.__all__)
 
 
-@dataclass
-class LengthConfig(GRPOConfig):
-    """A method that exists in this test alone."""
-
-    length_power: float = field(default=1.0, metadata={"help": "Power of a completion's share of the longest length."})
-
-
-class LengthTrainer(GRPOTrainer):
-    def _compute_loss(self, model, inputs):
-        lengths = inputs["completion_mask"].sum(1)
-        shares = (lengths / self.max_completion_length) ** self.args.length_power
-        self._metrics["train"]["length/share"].append(shares.mean().item())
-        return super()._compute_loss(model, inputs | {"advantages": inputs["advantages"] * shares})
+EXAMPLE, LINE = (
+    textwrap.dedent(block)
+    for block in re.findall(r"^   ```python\n(.*?)^   ```", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.M | re.S)
+)
 
 
-def test_a_line_in_the_table_is_all_that_train_needs(tmp_path, monkeypatch, capsys):
-    line = Method("Length", LengthTrainer, LengthConfig, "0000.00000", "its share", options={"length_power": 2.0})
-    monkeypatch.setitem(METHODS, "length", line)
+@pytest.fixture
+def discount(monkeypatch):
+    """The module that CONTRIBUTING.md writes, with its line in the table."""
+    module = types.ModuleType("discount")
+    monkeypatch.setitem(sys.modules, "discount", module)  # where checkpoints look for the config's class
+    exec(EXAMPLE, vars(module))
+    for name, method in eval(f"{{{LINE}}}", vars(module) | {"Method": Method}).items():
+        monkeypatch.setitem(METHODS, name, method)
+    return module
+
+
+def test_the_example_of_contributing_is_what_it_says(discount):
+    mask = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]])
+    got = discount.discounted(torch.tensor([2.0, -1.0]), mask, 0.5)
+    assert (got * mask).tolist() == [[0.5, 1.0, 2.0, 0.0], [-1.0, 0.0, 0.0, 0.0]]
+    with pytest.raises(ValueError, match=r"discount must be in \[0, 1\], got 2"):
+        discount.DiscountConfig("out", discount=2, use_cpu=True, bf16=False)
+
+
+def test_a_line_in_the_table_is_all_that_train_needs(discount, tmp_path, monkeypatch, capsys):
     quick = (
-        "--max_steps", "1", "--per_device_train_batch_size", "8", "--steps_per_generation", "1", "--dataset_size", "8",
+        "--max_steps", "2", "--per_device_train_batch_size", "8", "--steps_per_generation", "1", "--dataset_size", "8",
         "--eval_pass_rate", "false", "--disable_tqdm", "true", "--use_cpu", "true", "--output_dir", str(tmp_path),
     )  # fmt: skip
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["train.py", "--method", "length", *arguments, *quick])
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments, *quick])
         train.main()
         history = json.loads((tmp_path / "trainer_state.json").read_text())["log_history"]
-        return history[0]["length/share"], history[0]["loss"]
+        return [(entry["loss"], entry["grad_norm"]) for entry in history if "loss" in entry]
 
-    share, _ = run()
-    plain, _ = run("--length_power", "0")
-    assert 0 < share < 1 and plain == 1  # its own option is read, and its default is the table's
+    plain = run("--method", "grpo")
+    assert min(norm for _, norm in plain) > 0
+    assert run("--method", "discount", "--discount", "1") == plain
+    assert run("--method", "discount") != plain
     assert (tmp_path / "learning_curve.png").exists()
     capsys.readouterr()
     with pytest.raises(SystemExit):
-        run("--help")
+        run("--method", "discount", "--help")
     shown = " ".join(capsys.readouterr().out.split())
-    assert re.search(r"the method \(Length\): --length_power VALUE Power of .*? \(default: 2\.0\)", shown)
-    monkeypatch.setattr(sys, "argv", ["train.py", "--method", "grpo", "--length_power", "1", *quick])
-    with pytest.raises(SystemExit, match=r"it belongs to length$"):
-        train.main()
+    assert "discount Discounted GRPO (arXiv 1506.02438)" in shown
+    assert re.search(r"the method \(Discounted GRPO\): --discount VALUE .*? \(default: 0\.99\)", shown)
+    for arguments, message in (
+        (
+            ("--method", "grpo", "--discount", "0.5"),
+            "there is no option 'discount' with --method grpo; it belongs to discount",
+        ),
+        (("--method", "discount", "--discount", "2"), "discount must be in [0, 1], got 2.0"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            run(*arguments)
+        assert stopped.value.code == f"train.py: error: {message}"
