@@ -58,10 +58,10 @@ audit: $(AUDIT)/.installed  ## known weak spots of the code, and advisories agai
 	$(AUDIT)/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
 
 train-real: $(VENV)/.installed $(MODEL)  ## LoRA on a pretrained model and word problems, on a CPU
-	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml train.py --config recipes/real_cpu.yaml --method grpo
-	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml train.py --config recipes/real_cpu.yaml --method grpo_lambda
-	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml train.py --config recipes/real_cpu.yaml --method s_trace
-	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml train.py --config recipes/srpo_real_cpu.yaml
+	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml train.py --config recipes/smollm2_cpu.yaml --method grpo
+	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml train.py --config recipes/smollm2_cpu.yaml --method grpo_lambda
+	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml train.py --config recipes/smollm2_cpu.yaml --method s_trace
+	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml train.py --config recipes/smollm2_cpu.yaml --method srpo
 
 $(MODEL): | $(VENV)/.installed
 	$(BIN)/python scripts/fetch_smollm2.py --output $@
