@@ -144,7 +144,7 @@ class SRPOConfig(CreditConfig):
 
     def check_options(self) -> None:
         super().check_options()
-        name = type(self).__name__
+        name = SRPOConfig.__name__
         try:
             self._check_groups(name)
             self._check_localization()

@@ -28,8 +28,6 @@ from .records import CompletionRecord
 from .rollout import Rollout
 
 logger = get_logger(__name__)
-_POSITIONAL = list(inspect.signature(GRPOTrainer.__init__).parameters)[4:]  # after self, model, reward_funcs, args
-_REFUSED = "{} cannot work with reset groups, which are a rollout of text of their own. Leave it out of SRPOTrainer."
 
 
 class SRPOTrainer(CreditTrainer):
@@ -74,13 +72,10 @@ class SRPOTrainer(CreditTrainer):
         step_delimiter: Callable[[str], Sequence[int]] | None = None,
         **keywords,
     ):
-        given = dict(zip(_POSITIONAL, positional, strict=False)) | keywords
-        for name in ("rollout_func", "tools", "environment_factory"):
-            if given.get(name):
-                raise ValueError(_REFUSED.format(name))
+        checks.refuse_arguments(inspect.signature(GRPOTrainer).bind(model, reward_funcs, args, *positional, **keywords))
         super().__init__(model, reward_funcs, args, *positional, **keywords)
         if self._is_vlm:
-            raise ValueError(_REFUSED.format("processing_class (multimodal)"))
+            raise ValueError(checks.REFUSED.format("processing_class (multimodal)"))
         self._localizer = check_localizer(self.args.localizer if localizer is None else localizer)  # type: ignore[arg-type]
         if self._localizer == "random" and self.args.seed_selection == "furthest":
             raise ValueError(
@@ -106,19 +101,13 @@ class SRPOTrainer(CreditTrainer):
         if not self.model.training:
             return super()._generate_and_score_completions(inputs)
         accumulation = self.args.gradient_accumulation_steps
+        # Counts generation batches, several of which may be made for one step, and goes on after a resume.
+        step = self.state.global_step * accumulation + self._step % accumulation
         self._rollout = rollout = Rollout(
-            self._engine,
-            self._score,
-            self.args,
-            inputs,
-            self._localizer,
-            self._step_delimiter,
-            correctness=self._correctness,
-            # Counts generation batches, several of which may be made for one step, and goes on after a resume.
-            step=self.state.global_step * accumulation + self._step % accumulation,
-            rank=self.accelerator.process_index,
-            processes=self.accelerator.num_processes,
-        )
+            self._engine, self._score, self.args, self.num_generations, self.max_completion_length, inputs,
+            self._localizer, self._step_delimiter, correctness=self._correctness, step=step,
+            rank=self.accelerator.process_index, processes=self.accelerator.num_processes,
+        )  # fmt: skip
         own = {name: value for name, value in vars(self).items() if name == "_calculate_rewards"}  # somebody's patch
         try:
             output = super()._generate_and_score_completions(inputs)
@@ -178,7 +167,14 @@ class SRPOTrainer(CreditTrainer):
             inputs = [{**row, "completion_role": "fresh"} for row in inputs]
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
 
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        self._mask_arrived = False
+        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        checks.check_loss(self, self._mask_arrived)
+        return loss
+
     def _compute_loss(self, model, inputs):
+        self._mask_arrived = True
         if self.model.training and "tool_mask" not in inputs:
             raise RuntimeError(checks.LOST_MASK)
         return super()._compute_loss(model, inputs)
