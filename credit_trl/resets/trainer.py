@@ -31,7 +31,7 @@ logger = get_logger(__name__)
 
 
 class SRPOTrainer(CreditTrainer):
-    """SRPO and RRPO (arXiv 2605.25507). Defaults: `SRPOConfig`; a plain `GRPOConfig` gets them for the fields it lacks.
+    """Trains with reset groups: SRPO, and RRPO (arXiv 2605.25507). Settings and defaults are those of `SRPOConfig`.
 
     Args:
         localizer: a callable that takes a list of `FailedCompletion` and returns the 1-based step of the first error of
@@ -39,8 +39,13 @@ class SRPOTrainer(CreditTrainer):
         step_delimiter: a callable that takes a completion's text and returns the character offsets after which a step
             ends, instead of `args.step_delimiter`.
 
-    All other arguments are those of `trl.GRPOTrainer`. Reward functions get a `completion_role` column: "base", "reset"
-    (continues a prefix), "fresh" (any other, also in evaluation) or "seed" (drawn to be cut, not trained).
+    All other arguments are those of `trl.GRPOTrainer`; a plain `GRPOConfig` gets the defaults for the fields it lacks.
+    Reward functions get a `completion_role` column: "base", "reset" (continues a prefix), "fresh" (any other, also in
+    evaluation) or "seed" (drawn to be cut, not trained). `rollout_records` says what became of the last batch.
+
+    Raises:
+        ValueError: options that cannot work, by name.
+        RuntimeError: other code than TRL's has sampled or computed the loss, so that resets would be lost.
     """
 
     config_class: type[SRPOConfig] = SRPOConfig
@@ -104,8 +109,9 @@ class SRPOTrainer(CreditTrainer):
         # Counts generation batches, several of which may be made for one step, and goes on after a resume.
         step = self.state.global_step * accumulation + self._step % accumulation
         self._rollout = rollout = Rollout(
-            self._engine, self._score, self.args, self.num_generations, self.max_completion_length, inputs,
-            self._localizer, self._step_delimiter, correctness=self._correctness, step=step,
+            self._engine, self._score, self.args,
+            self.num_generations, self.max_completion_length,  # type: ignore[arg-type]  # both are checked to be set
+            inputs, self._localizer, self._step_delimiter, correctness=self._correctness, step=step,
             rank=self.accelerator.process_index, processes=self.accelerator.num_processes,
         )  # fmt: skip
         own = {name: value for name, value in vars(self).items() if name == "_calculate_rewards"}  # somebody's patch
