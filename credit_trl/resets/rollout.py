@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Rollout:
-    """A rollout of a process's share of a generation batch, which `run` makes.
+    """Roll out a process's share of a generation batch: `run` samples, scores and records it.
 
     Args:
         engine: samples.

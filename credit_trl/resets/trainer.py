@@ -31,7 +31,7 @@ logger = get_logger(__name__)
 
 
 class SRPOTrainer(CreditTrainer):
-    """Trains with reset groups: SRPO, and RRPO (arXiv 2605.25507). Settings and defaults are those of `SRPOConfig`.
+    """Train with reset groups: SRPO, and RRPO (arXiv 2605.25507). Settings and defaults are those of `SRPOConfig`.
 
     Args:
         localizer: a callable that takes a list of `FailedCompletion` and returns the 1-based step of the first error of
