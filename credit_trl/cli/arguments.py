@@ -200,10 +200,12 @@ def names_of(group: type) -> list[str]:
 
 
 def option_names(method: str) -> list[str]:
+    """Return all options of `train.py --method METHOD`."""
     return [name for group in argument_classes(method) for name in names_of(group)]
 
 
 def owners_of(option: str) -> list[str]:
+    """Return the methods that have `option`."""
     return [method for method in METHODS if option in option_names(method)]
 
 
