@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from functools import lru_cache
 from string import ascii_uppercase
 from typing import Any
 
@@ -156,6 +157,7 @@ def _last_box(text: str) -> str:
     return text[slice(*spans[-1])] if spans else text
 
 
+@lru_cache(maxsize=4096)  # every completion of a group has the same gold
 def _math_text(text: str) -> str | None:
     text = plain_signs(text).strip()
     hashes = _HASHES.findall(text)
