@@ -12,6 +12,8 @@ from .answers import (
     task_reward,
     yes_no_reward,
 )
+from .check import check_rewards
+from .check_report import RewardReport, reward_warning
 from .code import code_reward, extract_code, make_code_reward, read_tests
 from .golds import choice_gold, math_gold, yes_no_gold
 from .latex import boxed_spans
@@ -21,9 +23,11 @@ from .registry import REWARDS, check_columns, load_reward
 __all__ = [
     "REWARDS",
     "RewardFunction",
+    "RewardReport",
     "accuracy_reward",
     "boxed_spans",
     "check_columns",
+    "check_rewards",
     "choice_gold",
     "choice_reward",
     "code_reward",
@@ -38,6 +42,7 @@ __all__ = [
     "math_answer",
     "math_gold",
     "read_tests",
+    "reward_warning",
     "stated_answer",
     "task_reward",
     "yes_no_gold",
