@@ -2,8 +2,6 @@
 
 from .answers import (
     RewardFunction,
-    accuracy_reward,
-    boxed_spans,
     choice_reward,
     completion_text,
     extract_answer,
@@ -14,15 +12,23 @@ from .answers import (
     task_reward,
     yes_no_reward,
 )
+from .check import check_rewards
+from .check_report import RewardReport, reward_warning
 from .code import code_reward, extract_code, make_code_reward, read_tests
+from .golds import choice_gold, math_gold, yes_no_gold
+from .latex import boxed_spans
+from .mathematics import accuracy_reward, math_answer
 from .registry import REWARDS, check_columns, load_reward
 
 __all__ = [
     "REWARDS",
     "RewardFunction",
+    "RewardReport",
     "accuracy_reward",
     "boxed_spans",
     "check_columns",
+    "check_rewards",
+    "choice_gold",
     "choice_reward",
     "code_reward",
     "completion_text",
@@ -33,8 +39,12 @@ __all__ = [
     "format_reward",
     "load_reward",
     "make_code_reward",
+    "math_answer",
+    "math_gold",
     "read_tests",
+    "reward_warning",
     "stated_answer",
     "task_reward",
+    "yes_no_gold",
     "yes_no_reward",
 ]
