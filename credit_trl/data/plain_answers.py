@@ -182,11 +182,11 @@ def _evaluate(node: ast.expr, point: Mapping[str, tuple[complex, complex]]) -> t
             return point[name]
         case ast.Call(func=ast.Name(id=name), args=[argument]):
             function, derivative = _FUNCTIONS[name]
-            value, slope = _evaluate(argument, point)
-            return function(value), derivative(value) * slope if slope else 0j
+            inner, slope = _evaluate(argument, point)
+            return function(inner), derivative(inner) * slope if slope else 0j
         case ast.UnaryOp(op=sign, operand=operand):
-            value, slope = _evaluate(operand, point)
-            return (-value, -slope) if isinstance(sign, ast.USub) else (value, slope)
+            inner, slope = _evaluate(operand, point)
+            return (-inner, -slope) if isinstance(sign, ast.USub) else (inner, slope)
         case ast.BinOp(left=left, op=operator, right=right):
             (a, da), (b, db) = _evaluate(left, point), _evaluate(right, point)
             match operator:

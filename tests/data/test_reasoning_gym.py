@@ -27,15 +27,16 @@ ENTRY = {"answer": "1", "metadata": {}}
 JUNK = ["", " ", "\n\n", "\x00", "\ud800", *"""
 ?|two times three|0|-1|1/0|3.5|1e999|nan|nani|inf|-inf|²|٣|−3|1,2|1, 2, x|[]|[[]]|[1]|[1, 2|{}|{"a": 1}|null|None
 [null]|[[1,2],[3]]|[["a"]]|"x"|()|)|2 × x|A|a b c|🙂|- -|x = |=|$\\frac{1}{0}$|\\boxed{}|a/b|25:99|2020-13-45
-1 day, 2:00|a->b|a: b, c: d|Move disk 9 from Peg 9 to Peg 9|[(0, 1)]|["pour A->Z"]|{"0": [1]}|[[[1]]]|¬|A is a knight|LRUD|x**2
-0 0 0|[NaN]|[1e999]|{"a":{}}|%s|Infinity days
+1 day, 2:00|a->b|a: b, c: d|Move disk 9 from Peg 9 to Peg 9|[(0, 1)]|["pour A->Z"]|{"0": [1]}|[[[1]]]|¬|A is a knight
+LRUD|x**2|0 0 0|[NaN]|[1e999]|{"a":{}}|%s|Infinity days
 """.strip().replace("\n", "|").split("|")]  # fmt: skip
 
 # Short or long answers on which some scorer would compute for long, or fail for their size.
 HOSTILE = [
     "9" * 4000, "9" * 4000 + " days", "9" * 4000 + ":00", "9" * 4000 + " days, 1:00", "1:00:00." + "9" * 400,
     "1e9999999", "-1e-9999999", "1e99999", "R99999999", "(R U)99999999", "A+99999999", "A-99999999",
-    "exp(exp(exp(99)))", "(x+y+z)**99", "sin(" * 100 + "x" + ")" * 100, "sqrt(sin(x)+sqrt(cos(x)+sqrt(tan(x)+sqrt(x))))", "1+" * 490 + "1",
+    "exp(exp(exp(99)))",
+    "(x+y+z)**99", "sin(" * 100 + "x" + ")" * 100, "sqrt(sin(x)+sqrt(cos(x)+sqrt(tan(x)+sqrt(x))))", "1+" * 490 + "1",
     "¬" * 5000 + "P", "(" * 5000 + "P" + ")" * 5000, "P" + "→P" * 3000, "(P∧" * 300 + "P" + ")" * 300,
     "[" * 100_000, "[" * 900 + "]" * 900, '{"a":' * 900 + "1" + "}" * 900,
     json.dumps(dict.fromkeys(map(str, range(999)), 1)),
