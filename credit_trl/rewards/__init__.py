@@ -2,8 +2,6 @@
 
 from .answers import (
     RewardFunction,
-    accuracy_reward,
-    boxed_spans,
     choice_reward,
     completion_text,
     extract_answer,
@@ -15,6 +13,9 @@ from .answers import (
     yes_no_reward,
 )
 from .code import code_reward, extract_code, make_code_reward, read_tests
+from .golds import choice_gold, math_gold, yes_no_gold
+from .latex import boxed_spans
+from .mathematics import accuracy_reward, math_answer
 from .registry import REWARDS, check_columns, load_reward
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "accuracy_reward",
     "boxed_spans",
     "check_columns",
+    "choice_gold",
     "choice_reward",
     "code_reward",
     "completion_text",
@@ -33,8 +35,11 @@ __all__ = [
     "format_reward",
     "load_reward",
     "make_code_reward",
+    "math_answer",
+    "math_gold",
     "read_tests",
     "stated_answer",
     "task_reward",
+    "yes_no_gold",
     "yes_no_reward",
 ]
