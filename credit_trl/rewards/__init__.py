@@ -13,8 +13,8 @@ from .answers import (
     yes_no_reward,
 )
 from .code import code_reward, extract_code, make_code_reward, read_tests
-from .golds import choice_gold, math_gold, yes_no_gold
-from .latex import boxed_spans
+from ..data.golds import choice_gold, math_gold, yes_no_gold
+from ..data.latex import boxed_spans
 from .mathematics import accuracy_reward, math_answer
 from .registry import REWARDS, check_columns, load_reward
 
