@@ -28,12 +28,28 @@ def score_task(spec: str, answer: str) -> float:
     index = fields.pop("index")
     task = _make_task(json.dumps(fields))
     entry = _entry(task, index)
-    scorer = entry["metadata"].get("source_dataset", fields["name"])  # "composite" hands answers on to it
+    return max(_score(task, entry, reading) for reading in _readings(answer))
+
+
+def _score(task, entry: dict[str, Any], answer: str) -> float:
+    scorer = entry["metadata"]["source_dataset"]  # "composite" hands answers on to it
     try:
         score = float(task.score_answer(scorable(scorer, answer, entry), entry))
     except _WRONG_KIND:
         return 0.0
     return score if 0 <= score <= 1 else 0.0  # nan is neither
+
+
+def _readings(answer: str) -> list[str]:
+    """Return `answer` as it stands, and without the dollar signs or the bold type around it.
+
+    Which of them is meant depends on the task: fractions may come with their dollars, powers are written with `**`.
+    """
+    readings = [answer]
+    for mark in ("$", "**"):
+        if len(answer) > 2 * len(mark) and answer.startswith(mark) and answer.endswith(mark):
+            readings.append(answer[len(mark) : -len(mark)].strip())
+    return readings
 
 
 def _make_tasks(task_name: str, size: int, seed: int, options: dict[str, Any]) -> Dataset:

@@ -78,6 +78,26 @@ def right_by_chance(junk: str, entry: dict) -> bool:
         return junk.strip().lower() == entry["answer"].strip().lower()
 
 
+WRAPPINGS = [
+    "\\boxed{%s}", "\\boxed{\\text{%s}}", "<answer>%s</answer>", "<answer>\\boxed{%s}</answer>",
+    "<answer>**%s**</answer>", "<answer>$%s$</answer>", "<answer>`%s`</answer>", "<answer>```\n%s\n```</answer>", "$\\boxed{%s}$",
+    "3 + 4 = 7, so the answer is \\boxed{%s}.", "<think>I try 1 and 2.</think>\n<answer>\n%s\n</answer>",
+]  # fmt: skip
+WITHOUT_OWN_ANSWER = {"boxnet", "rush_hour"}  # any plan that works is right, and none is given
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_own_answer_earns_full_reward_in_each_wrapping(name):
+    for index in range(2):
+        spec, entry = problem(name, index, seed=7, size=2)
+        own = own_answer(entry)
+        if own is None:
+            assert name in WITHOUT_OWN_ANSWER
+            continue
+        rewards = task_reward([wrapping.replace("%s", own) for wrapping in WRAPPINGS], task=[spec] * len(WRAPPINGS))
+        assert dict(zip(WRAPPINGS, rewards, strict=True)) == dict.fromkeys(WRAPPINGS, 1.0)
+
+
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.slow
 def test_no_answer_stalls(name):
