@@ -1,5 +1,7 @@
 """Verifiable rewards in TRL's reward-function signature, for conversational and for plain-string completions."""
 
+from ..data.golds import choice_gold, math_gold, yes_no_gold
+from ..data.latex import boxed_spans
 from .answers import (
     RewardFunction,
     choice_reward,
@@ -13,8 +15,6 @@ from .answers import (
     yes_no_reward,
 )
 from .code import code_reward, extract_code, make_code_reward, read_tests
-from ..data.golds import choice_gold, math_gold, yes_no_gold
-from ..data.latex import boxed_spans
 from .mathematics import accuracy_reward, math_answer
 from .registry import REWARDS, check_columns, load_reward
 

@@ -4,10 +4,10 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from .answers import Completion, completion_text
-from .equality import compact, decimals
 from ..data.golds import math_gold, tidy_math
 from ..data.latex import math_spans, number_value, plain_signs
+from .answers import Completion, completion_text
+from .equality import compact, decimals
 from .pool import Comparison, compare
 from .statements import clause, final_part, first_formulas, statement
 
