@@ -251,7 +251,7 @@ def _code_problem(row: Mapping[str, Any]) -> dict[str, str]:
         packed = zlib.decompress(base64.b64decode(row["private_test_cases"]))
         private = json.loads(_pickled_text(packed))
     function = json.loads(row["metadata"]).get("func_name")
-    named = {"fn_name": f"Solution().{function}"} if function else {}
+    named = {"fn_name": function} if function else {}
     tests = [test | named for test in [*tests, *private]]
     how = f"{STARTER_INSTRUCTION}\n```python\n{row['starter_code']}\n```" if row["starter_code"] else CODE_INSTRUCTION
     return {"prompt": f"{row['prompt'].rstrip()}\n{how}", "tests": json.dumps(tests)}

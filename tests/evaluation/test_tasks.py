@@ -184,7 +184,7 @@ def test_livecodebench_brings_public_and_private_tests(with_code, tmp_path):
         {"input": "3\n", "output": "6\n", "testtype": "stdin"},
     ]
     assert second["prompt"].endswith("```python\nclass Solution:\n    def twice(self, n):\n```")
-    assert [test["fn_name"] for test in json.loads(second["tests"])] == ["Solution().twice"] * 2
+    assert [test["fn_name"] for test in json.loads(second["tests"])] == ["twice"] * 2
     assert score("code", ["```python\n```"], [first]) == ([1.0], None)
 
 
