@@ -15,6 +15,7 @@ from .answers import (
     yes_no_reward,
 )
 from .code import code_reward, extract_code, make_code_reward, read_tests
+from .countdown import countdown_reward
 from .mathematics import accuracy_reward, math_answer
 from .registry import REWARDS, check_columns, load_reward
 
@@ -28,6 +29,7 @@ __all__ = [
     "choice_reward",
     "code_reward",
     "completion_text",
+    "countdown_reward",
     "extract_answer",
     "extract_choice",
     "extract_code",
