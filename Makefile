@@ -7,7 +7,7 @@ DISTRIBUTED := .venv-distributed
 AUDIT := .venv-audit
 MODEL := models/SmolLM2-135M-Instruct
 
-.PHONY: train test check docs notebooks format test-slow test-vllm test-distributed test-drift upstream-snapshot audit train-real
+.PHONY: train test check docs notebooks figures format test-slow test-vllm test-distributed test-drift upstream-accept audit train-real
 
 train: $(VENV)/.installed  ## S-trace on the testbed: pass rate before and after, learning curve, saved model
 	$(BIN)/python train.py
@@ -28,6 +28,12 @@ docs: $(VENV)/.installed  ## the documentation as a site, in site/; a dead link 
 notebooks: $(VENV)/.installed  ## run notebooks/ offline and store their outputs, some minutes on a CPU
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python scripts/run_notebooks.py
 
+figures: $(VENV)/.installed  ## every picture of the benchmarks anew, from the stored results
+	$(BIN)/python -m benchmarks.learning_curves --plot_only
+	for setting in rare long_reuse; do $(BIN)/python -m benchmarks.learning_curves --plot_only --settings $$setting \
+	  --seeds $$(seq 10 29) --output benchmarks/learning_curves/fresh_seeds/$$setting; done
+	$(BIN)/python -m benchmarks.soak --plot_only
+
 format: $(VENV)/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -44,18 +50,18 @@ test-distributed: $(DISTRIBUTED)/.installed  ## every trainer under DDP, ZeRO-3 
 test-drift: $(VENV)/.installed  ## which exact limits hold under TRL's newest release and the minor version before it
 	$(BIN)/python scripts/trl_drift.py
 
-upstream-snapshot: $(VENV)/.installed  ## outline anew what the trainers lean on in TRL, once its changes are read
-	$(BIN)/python scripts/upstream_snapshot.py
+upstream-accept: $(VENV)/.installed  ## write down what the trainers lean on upstream, once its changes are read
+	$(BIN)/python -m scripts.upstream_check --accept
 
 audit: $(AUDIT)/.installed  ## known weak spots of the code, and advisories against the dependencies; asks the network
 	$(AUDIT)/bin/bandit --quiet --recursive credit_trl train.py --skip B101,B311,B404
 	$(AUDIT)/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
 
 train-real: $(VENV)/.installed $(MODEL)  ## LoRA on a pretrained model and word problems, on a CPU
-	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml train.py --config recipes/real_cpu.yaml --method grpo
-	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml train.py --config recipes/real_cpu.yaml --method grpo_lambda
-	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml train.py --config recipes/real_cpu.yaml --method s_trace
-	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml train.py --config recipes/srpo_real_cpu.yaml
+	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml train.py --config recipes/smollm2_cpu.yaml --method grpo
+	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml train.py --config recipes/smollm2_cpu.yaml --method grpo_lambda
+	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml train.py --config recipes/smollm2_cpu.yaml --method s_trace
+	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml train.py --config recipes/smollm2_cpu.yaml --method srpo
 
 $(MODEL): | $(VENV)/.installed
 	$(BIN)/python scripts/fetch_smollm2.py --output $@

@@ -1,4 +1,4 @@
-"""Finer credit for language-model RL, as TRL trainers."""
+"""Train language models by RL with finer credit assignment, in trainers that take the place of TRL's."""
 
 from .evaluation.callback import PassAtKCallback
 from .resets.config import SRPOConfig

@@ -1,4 +1,4 @@
-"""SRPO with S-trace: reset groups whose continuations carry a trace, which starts after the prefix."""
+"""Join SRPO with S-trace: reset groups whose continuations carry a trace, which starts after the prefix."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,18 @@ from .traces.s_trace import STraceConfig, STraceTrainer
 
 @dataclass
 class SRPOTraceConfig(SRPOConfig, STraceConfig):
-    """The fields, defaults and refusals of `SRPOConfig` and of `STraceConfig`."""
+    """Hold the fields, defaults and refusals of `SRPOConfig` and of `STraceConfig`.
+
+    Args:
+        The fields of `SRPOConfig` and of `STraceConfig`, which share none but TRL's.
+    """
 
 
 class SRPOTraceTrainer(SRPOTrainer, STraceTrainer):
-    """`SRPOTrainer` whose ratios are S-trace's: tokens of the kept prefix neither carry nor decay a trace."""
+    """Train reset groups with S-trace's ratios: tokens of the kept prefix neither carry nor decay a trace.
+
+    Arguments and errors are those of `SRPOTrainer` and of `STraceTrainer`.
+    """
 
     config_class: type[SRPOTraceConfig] = SRPOTraceConfig  # type: ignore[assignment]
     args: SRPOTraceConfig

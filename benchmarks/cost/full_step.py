@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, TrainerCallback, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen3Config, TrainerCallback, set_seed
 
 from benchmarks.common.measuring import QUIET, in_turns, prepare, processor, ratio_columns
 from benchmarks.common.methods import METHODS
@@ -34,6 +34,10 @@ MODELS = {
     "tiny": Qwen3Config(
         vocab_size=512, hidden_size=64, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, head_dim=16, tie_word_embeddings=True,
+    ),
+    "smollm2-135m": LlamaConfig(
+        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+        num_key_value_heads=3, head_dim=64, max_position_embeddings=8192, tie_word_embeddings=True,
     ),
     "qwen3-1.7b": Qwen3Config(
         vocab_size=151936, hidden_size=2048, intermediate_size=6144, num_hidden_layers=28, num_attention_heads=16,

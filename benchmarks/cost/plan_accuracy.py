@@ -34,7 +34,7 @@ from scripts.memory_plan.fake_model import LiveBytes
 ROOT = Path(__file__).parents[2]
 ONCE = ["--steps_per_generation", "1", "--num_iterations", "1"]
 SMOLLM2 = [
-    "--config", str(ROOT / "recipes" / "real_cpu.yaml"), "--method", "grpo",
+    "--config", str(ROOT / "recipes" / "smollm2_cpu.yaml"), "--method", "grpo", "--max_completion_length", "48",
     "--per_device_train_batch_size", "8", *ONCE,
 ]  # fmt: skip
 ALL_WEIGHTS = [*SMOLLM2, "--use_peft", "false"]
@@ -106,7 +106,9 @@ def run_case(arguments: list[str], tensors: bool) -> dict:
     """Train as `arguments` say; peaks by phase, or of the resident memory, and the longest prompt in tokens."""
     train = load_script()
     with tempfile.TemporaryDirectory() as folder:
-        run_args, model_args, args = train.parse([*arguments, "--use_cpu", "true", "--output_dir", folder])
+        run_args, model_args, args = train.parse(
+            [*arguments, "--use_cpu", "true", "--output_dir", folder], train.TESTBED
+        )
         args.max_steps = 2 * args.steps_per_generation // args.gradient_accumulation_steps * args.num_iterations
         args.generation_kwargs = {"min_new_tokens": args.max_completion_length}
         args.log_completions = False

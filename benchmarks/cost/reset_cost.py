@@ -116,7 +116,7 @@ class Bench:
 
 
 def word_problems():
-    """As in recipes/srpo_real_cpu.yaml."""
+    """As in recipes/smollm2_cpu.yaml."""
     return load_data(
         "reasoning-gym/aiw",
         size=500,

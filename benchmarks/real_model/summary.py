@@ -1,8 +1,8 @@
 r"""Did a pretrained model learn? The training rewards of `train.py` runs, side by side.
 
     for method in grpo grpo_lambda s_trace; do
-      python train.py --config recipes/real_cpu.yaml --bf16 true --max_steps 16 --method $method \
-        --output_dir runs/real-$method-0
+      python train.py --config recipes/smollm2_cpu.yaml --bf16 true --max_steps 16 --method $method \
+        --instruction "Answer in one short sentence." --max_completion_length 48 --output_dir runs/real-$method-0
     done
     python -m benchmarks.real_model runs/real-*
 

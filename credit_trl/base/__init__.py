@@ -1,9 +1,12 @@
-"""What every trainer is, whatever it does with credit."""
+"""Provide what every trainer is, whatever it does with credit."""
 
 from .config import CreditConfig
-from .trainer import CreditTrainer
+from .resume import ExactResumeMixin
+from .trainer import CreditTrainer, takes_trl_arguments
 
 __all__ = [
     "CreditConfig",
     "CreditTrainer",
+    "ExactResumeMixin",
+    "takes_trl_arguments",
 ]

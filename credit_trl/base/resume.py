@@ -1,4 +1,4 @@
-"""Checkpoints from which a run goes on as if it had not stopped, and which are whole or not there.
+"""Write checkpoints from which a run goes on as if it had not stopped, and which are whole or not there.
 
 TRL's checkpoints lack what is in flight between two steps: the buffered completions, their place in the generation
 cycle, and the metrics and losses of the logging window. It is written next to them (`resume_state.py`) and put back
@@ -13,11 +13,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from accelerate.logging import get_logger
-from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
-from trl import GRPOConfig, GRPOTrainer
 
 from . import resume_state
+from .trainer import CreditTrainer
 
 logger = get_logger(__name__)
 
@@ -27,41 +26,48 @@ STAGING = "_incomplete"
 # Under `enable_jit_checkpoint`, transformers makes the final folder with this file before it asks for a checkpoint.
 PLACEHOLDER = "checkpoint-is-incomplete.txt"
 
+# What TRL's trainer and the Trainer hold between two steps, without `_last_loaded_step`: a new vLLM engine has to be
+# given the weights, whatever the step.
+IN_FLIGHT = (
+    "_step",
+    "_buffered_inputs",
+    "_tr_loss",
+    "_total_loss_scalar",
+    "_globalstep_last_logged",
+    "_initial_global_step",
+)
 
-class ResumableTrainer(GRPOTrainer):
-    """`GRPOTrainer` with exact resume: `train(resume_from_checkpoint=...)` after any step, to the bit.
+# The settings of TRL that buffered completions depend on.
+FIELDS_OF_THE_BUFFER = (
+    "num_generations",
+    "num_iterations",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "steps_per_generation",
+    "use_vllm",
+    "vllm_importance_sampling_correction",
+)
 
-    Raises `ValueError` on resuming with settings under which the buffered completions could not be used on.
+
+class ExactResumeMixin(CreditTrainer):
+    """Make a trainer resume to the bit after any step: `class MyTrainer(ExactResumeMixin, CreditTrainer)`.
+
+    It comes first among the base classes. A trainer without it resumes as TRL's does. A trainer that holds more than
+    TRL between two steps names the attributes in `_in_flight`, and in `_fields_of_the_buffer` the settings of its own
+    that buffered completions depend on.
+
+    `train(resume_from_checkpoint=...)` raises `ValueError` for settings under which the buffered completions cannot be
+    used any further, and for a checkpoint that lacks an attribute of `_in_flight`.
     """
 
-    args: GRPOConfig
-    model: PreTrainedModel
-    # `_last_loaded_step` is not among them: a new vLLM engine has to be given the weights, whatever the step.
-    _in_flight: tuple[str, ...] = (
-        "_step",
-        "_buffered_inputs",
-        "_tr_loss",
-        "_total_loss_scalar",
-        "_globalstep_last_logged",
-        "_initial_global_step",
-    )
-    _fields_of_the_buffer: tuple[str, ...] = (
-        "num_generations",
-        "num_iterations",
-        "per_device_train_batch_size",
-        "gradient_accumulation_steps",
-        "steps_per_generation",
-        "use_vllm",
-        "vllm_importance_sampling_correction",
-    )
-    _resumed: dict[str, Any] | None = None  # read, and not yet put back
-    _staging: str | None = None  # while a checkpoint is being written
+    _resumed: dict[str, Any] | None = None  # state that was read and is not yet put back
+    _staging: str | None = None  # folder into which a checkpoint is being written
     _between_steps = True
-    _deferred = False  # a checkpoint that was asked for within a step
-    _train_sampler: Any = None  # of data that can be indexed
-    _start_time = 0.0  # of this part of the run
-    _earlier_seconds = 0.0  # of the parts before it
-    _initial_global_step = 0  # as in versions of Transformers that divide the loss by all steps anyway
+    _deferred = False  # whether a checkpoint was asked for within a step
+    _train_sampler: Any = None  # sampler of data that can be indexed
+    _start_time = 0.0  # clock at which this part of the run began
+    _earlier_seconds = 0.0  # time of the parts before this one
+    _initial_global_step = 0  # zero, as in versions of Transformers that divide the loss by all steps anyway
 
     # --- writing ---
 
@@ -76,8 +82,8 @@ class ResumableTrainer(GRPOTrainer):
         with self._stage(run_folder) as staging:
             super()._save_checkpoint(model, trial)
             staged = os.path.join(staging, folder)
-            if self.state.best_model_checkpoint == staged:
-                self.state.best_model_checkpoint = final
+            if self.args.save_strategy != "no":
+                self._find_best(run_folder, final)
                 if self.args.should_save:
                     self.state.save_to_json(os.path.join(staged, "trainer_state.json"))
             if not self.args.save_only_model:
@@ -93,6 +99,15 @@ class ResumableTrainer(GRPOTrainer):
                 use_mtime=True,
             )
 
+    def _find_best(self, run_folder: str, final: str | None = None) -> None:
+        """Set the best checkpoint's path: the Trainer looks where it writes, or where the folder was before a move.
+
+        `final`: a checkpoint that is about to be there.
+        """
+        best = os.path.join(run_folder, f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}")
+        if self.state.best_global_step and (best == final or os.path.isdir(best)):
+            self.state.best_model_checkpoint = best
+
     def _remove_placeholder(self, final: str) -> None:
         """Remove a folder without a checkpoint in it, from which a run that is killed now would try to resume."""
         self.accelerator.wait_for_everyone()  # each process has made it, and will look for the file in it
@@ -102,10 +117,10 @@ class ResumableTrainer(GRPOTrainer):
 
     @contextmanager
     def _stage(self, run_folder: str) -> Iterator[str]:
-        """While it lasts, checkpoints are written into a folder from which nobody resumes."""
+        """Let checkpoints be written into a folder from which nobody resumes, and yield its path."""
         staging = os.path.join(run_folder, STAGING)
         if self.is_local_process_zero():
-            shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed while it wrote
+            shutil.rmtree(staging, ignore_errors=True)  # left by a run that was killed while it wrote
         self.accelerator.wait_for_everyone()
         self._staging = staging
         try:
@@ -119,7 +134,7 @@ class ResumableTrainer(GRPOTrainer):
         # The nodes of a cluster share a disk, or each has its own with its own part.
         for turn in (self.is_world_process_zero(), self.is_local_process_zero()):
             if turn and os.path.isdir(staged):
-                if os.path.isdir(final):  # of an earlier run: a folder that is not empty cannot be replaced
+                if os.path.isdir(final):  # an earlier run's: a folder that is not empty cannot be replaced
                     os.rename(final, f"{staged}-replaced")
                 os.rename(staged, final)
                 shutil.rmtree(os.path.dirname(staged))
@@ -133,7 +148,7 @@ class ResumableTrainer(GRPOTrainer):
             super()._push_from_checkpoint(checkpoint_folder)
 
     def _state_in_flight(self) -> dict[str, Any]:
-        state = {name: getattr(self, name) for name in self._in_flight}
+        state = {name: getattr(self, name) for name in (*IN_FLIGHT, *self._in_flight)}
         seconds = self._earlier_seconds + time.time() - self._start_time
         state |= {"_metrics": self._metrics, "settings": self._settings(), "seconds": seconds}
         state["training"] = self.model.training  # by this TRL tells metrics of training from those of evaluation
@@ -142,7 +157,7 @@ class ResumableTrainer(GRPOTrainer):
         return state
 
     def _settings(self) -> dict[str, Any]:
-        fields = {name: getattr(self.args, name) for name in self._fields_of_the_buffer}
+        fields = {name: getattr(self.args, name) for name in (*FIELDS_OF_THE_BUFFER, *self._fields_of_the_buffer)}
         others = {"trainer": self._name, "number of processes": self.args.world_size, "beta != 0": self.beta != 0}
         return others | fields
 
@@ -152,18 +167,12 @@ class ResumableTrainer(GRPOTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
+        self._find_best(os.path.dirname(os.path.abspath(checkpoint)))
         resumed = resume_state.read(checkpoint, self.args.process_index, self.args.device)
         # A process that the earlier run did not have finds in the first one's state that there are now more of them.
-        known = resumed or resume_state.read(checkpoint, 0)
-        earlier, settings = {} if known is None else known["settings"], self._settings()
-        for name, then in earlier.items():
-            now = settings.get(name)
-            if then != now:
-                raise ValueError(
-                    f"{name} was {then!r} in the run that wrote {checkpoint} and is {now!r} here. Its buffered "
-                    f"completions cannot be used on. Resume with {then!r}, or start a new run from its weights by "
-                    "passing the checkpoint as the model."
-                )
+        written = resumed or resume_state.read(checkpoint, 0)
+        if written is not None:
+            resume_state.check(written, checkpoint, self._settings(), (*IN_FLIGHT, *self._in_flight))
         if self.args.sync_ref_model:
             logger.warning(
                 "Checkpoints do not hold the reference model that sync_ref_model=True keeps up to date: it starts "
@@ -199,7 +208,7 @@ class ResumableTrainer(GRPOTrainer):
             return
         self._earlier_seconds = state["seconds"]
         self.model.train(state["training"])
-        for name in self._in_flight:
+        for name in (*IN_FLIGHT, *self._in_flight):
             setattr(self, name, state[name])
         for name in ("_metrics", "_logs"):
             resume_state.refill(getattr(self, name), state.get(name, {}))

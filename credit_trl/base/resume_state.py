@@ -1,7 +1,8 @@
-"""What a run holds between two steps, in two files of each process: tensors as safetensors, all else as JSON."""
+"""Keep what a run holds between two steps in two files of each process: tensors as safetensors, all else as JSON."""
 
 import json
 from collections import defaultdict, deque
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 
 def pack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """`value` as JSON holds it. Tensors and images (their pixels) are put into `tensors`, and named by their key there.
+    """Return `value` as JSON holds it; put tensors and the pixels of images into `tensors`, and name their keys there.
 
     Lists, tuples and deques become lists. What JSON does not know becomes its text, keys of dicts too: only what a
     reward function logs for the completions table can be of any type.
@@ -35,7 +36,7 @@ def pack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
 
 
 def unpack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """The inverse of `pack`, but that sequences are lists."""
+    """Return what `pack` was given, with every sequence as a list."""
     if isinstance(value, list):
         return [unpack(item, tensors) for item in value]
     if not isinstance(value, dict):
@@ -56,7 +57,7 @@ def write(folder: str, process: int, state: dict[str, Any]) -> None:
 
 
 def read(folder: str, process: int, device: torch.device | str = "cpu") -> dict[str, Any] | None:
-    """What `write` wrote, with its tensors on `device`; None where it wrote nothing."""
+    """Return what `write` wrote, with its tensors on `device`; None where it wrote nothing."""
     path = Path(folder, f"in_flight_{process}.json")
     if not path.is_file():
         return None
@@ -65,13 +66,34 @@ def read(folder: str, process: int, device: torch.device | str = "cpu") -> dict[
     return unpack(json.loads(path.read_text()), tensors)
 
 
+def check(written: dict[str, Any], folder: str, settings: dict[str, Any], names: Iterable[str]) -> None:
+    """Raise `ValueError` where the state that was read from `folder` cannot be used on.
+
+    `settings`: those of this run, which the run that wrote the state must have had. `names`: what will be put back.
+    """
+    remedy = f"or start a new run from its weights by passing {folder} as the model."
+    lacking = [name for name in names if name not in written]
+    if lacking:
+        raise ValueError(
+            f"{folder} was written by another version of credit_trl, which did not keep {', '.join(lacking)}: the run "
+            f"could not go on as if it had not stopped. Resume with that version, {remedy}"
+        )
+    for name, then in written["settings"].items():
+        now = settings.get(name)
+        if then != now:
+            raise ValueError(
+                f"{name} was {then!r} in the run that wrote {folder} and is {now!r} here. Its buffered completions "
+                f"cannot be used on. Resume with {then!r}, {remedy}"
+            )
+
+
 def refill(container: dict | list | deque, saved: Any) -> None:
-    """Give nested dicts of lists and deques the items that were saved of them, and leave their types as they are."""
+    """Fill nested dicts of lists and deques with the items that were saved, and leave their types as they are."""
     if not isinstance(container, dict):
         container.clear()
         container.extend(saved)
         return
     if isinstance(container, defaultdict):
-        container.clear()  # its keys are data; those of a plain dict are there from the start
+        container.clear()  # its keys are data, where those of a plain dict are there from the start
     for key, items in saved.items():
         refill(container[key], items)

@@ -1,26 +1,72 @@
-"""What every trainer here does with its `args` before TRL's own constructor runs, and with two faults in a rollout."""
+"""Prepare `args` for TRL's constructor, and refuse samples, rewards and weights that cannot be trained on."""
 
 import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from accelerate.logging import get_logger
+from transformers import PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import get_config_model_id
 
 from .config import CreditConfig
-from .resume import ResumableTrainer
+from .reward_checks import checked
+from .weights import load_as_saved, not_loaded
 
 logger = get_logger(__name__)
 
 
-class CreditTrainer(ResumableTrainer):
-    """`args` may be a config of the method (`config_class`), one of that class's bases, TRL's `GRPOConfig`, or None."""
+def takes_trl_arguments(init: Callable[..., None]) -> Callable[..., None]:
+    """Decorate a trainer's `__init__` so that it can be called like `GRPOTrainer`'s, by keyword or by position.
+
+    `init` declares `model, reward_funcs=None, args=None, **keywords`, and what the trainer adds as keyword-only
+    parameters. Arguments given by position reach it as keywords under the names that they have in TRL's order. Editors
+    and notebooks show TRL's parameters, and after them the added ones.
+
+    Raises `TypeError`, as Python does, for more arguments than TRL has and for one that is given twice.
+    """
+    trl = inspect.signature(GRPOTrainer.__init__)
+
+    @functools.wraps(init)
+    def wrapper(self, *positional, **keywords):
+        by_name = trl.bind_partial(self, *positional).arguments
+        del by_name["self"]
+        init(self, **by_name, **keywords)
+
+    parameters = inspect.signature(init).parameters.values()
+    added = [parameter for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    wrapper.__signature__ = trl.replace(parameters=[*trl.parameters.values(), *added])  # type: ignore[attr-defined]
+    return wrapper
+
+
+class CreditTrainer(GRPOTrainer):
+    """Train with TRL's GRPO loss, and leave to subclasses what credit each token gets.
+
+    Args:
+        args: a config of the method (`config_class`), one of that class's bases, TRL's `GRPOConfig` or a subclass of
+            your own, or None. Where it lacks the method's fields, `trainer.args` is another object: an instance of its
+            class and of the method's, which keeps sharing its values with it.
+
+    All other arguments are those of `trl.GRPOTrainer`, by keyword or in TRL's order. Resuming is TRL's; subclasses mix
+    in `ExactResumeMixin` to resume to the bit.
+
+    Raises `ValueError` for a configuration of another method, for options that cannot work, on rewards that are no
+    numbers, and for checkpoints that lack weights of the model.
+    """
 
     config_class: type[CreditConfig] = CreditConfig
+    args: CreditConfig
+    model: PreTrainedModel
     _name = "GRPO-credit"
+    # What a subclass holds between two steps, and the fields of `args` that its buffered completions depend on.
+    _in_flight: tuple[str, ...] = ()
+    _fields_of_the_buffer: tuple[str, ...] = ()
+    _loading_from: str | None = None  # folder of the weights that are being loaded
 
-    @functools.wraps(GRPOTrainer.__init__)  # type: ignore[misc]  # editors and notebooks show TRL's parameters
-    def __init__(self, model, reward_funcs=None, args: GRPOConfig | None = None, *positional, **keywords):
+    @takes_trl_arguments
+    def __init__(self, model, reward_funcs=None, args: GRPOConfig | None = None, **keywords):
         if args is None:
             model_name = model if isinstance(model, str) else get_config_model_id(model.config)
             args = self.config_class(f"{model_name.split('/')[-1]}-{self._name}")
@@ -32,13 +78,19 @@ class CreditTrainer(ResumableTrainer):
                     f"args is a {type(args).__name__}, whose defaults are another method's. {type(self).__name__} "
                     f"takes a {names}."
                 )
-            args = self.config_class.from_grpo_config(args)
+            args = self.config_class.sharing(args)
         args.check_options()  # fields may have been set since the config was made
-        super().__init__(model, reward_funcs, args, *positional, **keywords)
+        super().__init__(model, reward_funcs, args=args, **keywords)
+
+    def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
+        self.args.check_options()  # fields may have been set since the trainer was built
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    # --- samples and rewards ---
 
     def _generate_single_turn(self, prompt_ids, *rest, **keywords):
         ids, logprobs = super()._generate_single_turn(prompt_ids, *rest, **keywords)
-        empty = sum(len(one) == 0 for one in ids)
+        empty = sum(len(completion) == 0 for completion in ids)
         # With tools TRL also asks for what follows a tool's answer, which may be nothing.
         if len(ids) != len(prompt_ids) or (empty and not self.tools):
             raise RuntimeError(
@@ -48,7 +100,13 @@ class CreditTrainer(ResumableTrainer):
         return ids, logprobs
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        given: Any = self.reward_funcs
+        named = zip(given, self.reward_func_names, strict=True)
+        self.reward_funcs = [checked(function, name) for function, name in named]
+        try:
+            rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        finally:
+            self.reward_funcs = given
         infinite = torch.isinf(rewards)
         for name, count in zip(self.reward_func_names, infinite.sum(dim=0).tolist(), strict=True):
             if count:
@@ -57,3 +115,21 @@ class CreditTrainer(ResumableTrainer):
                     "taken for not scored by it, as where it returns None: their group's mean would be infinite."
                 )
         return rewards.masked_fill(infinite, torch.nan)
+
+    # --- weights of a checkpoint ---
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        self._loading_from = resume_from_checkpoint
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self):
+        self._loading_from = self.state.best_model_checkpoint
+        super()._load_best_model()
+
+    def _issue_warnings_after_load(self, load_result):
+        # The Trainer goes on with the base model's weights for whatever a checkpoint has under another name.
+        missing = not_loaded(self.model, load_result.missing_keys)
+        if missing:
+            load_as_saved(self.model, str(self._loading_from), missing)
+        else:
+            super()._issue_warnings_after_load(load_result)

@@ -2,15 +2,13 @@
 
 from typing import Any
 
-from accelerate.utils import gather_object
 from datasets import Dataset
-from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback
 from trl import GRPOTrainer
 
-from ..generation.engines import decode, own_random_state
+from ..generation.trainer_engine import TrainerEngine
 from .report import summarize
-from .scoring import score
+from .run import evaluate_problems, named_scorer
 from .tasks import scorer_of
 
 
@@ -27,13 +25,13 @@ class PassAtKCallback(TrainerCallback):
     the 95% intervals over problems as `..._low` and `..._high`.
 
     Args:
-        trainer: a `GRPOTrainer`, of TRL or of this package, without tools and environments.
-        benchmark: the name of the benchmark, which says how its completions are scored.
-        problems: as `load_benchmark` makes them.
+        trainer: `GRPOTrainer` of TRL or of this package, without tools and environments.
+        benchmark: name of the benchmark, which says how its completions are scored.
+        problems: data set that `load_benchmark` made.
         num_samples: N, completions for each problem.
         every: steps between evaluations.
-        batch_size: completions of a process at a time.
-        seed: of the sampling, the same at every evaluation.
+        batch_size: completions of a process at a time, rounded down to whole problems but at least one.
+        seed: seed of the sampling, the same at every evaluation.
 
     Raises `ValueError` for an unknown benchmark, an empty data set, and numbers below 1.
     """
@@ -54,7 +52,7 @@ class PassAtKCallback(TrainerCallback):
                 "num_samples, every and batch_size must be at least 1, and there must be a problem; got "
                 f"{num_samples=}, {every=}, {batch_size=} and {len(problems)} problems"
             )
-        self.trainer: Any = trainer  # generating is private in TRL
+        self.trainer: Any = trainer  # mypy takes its `args` for the Trainer's
         self.benchmark = benchmark
         self.scorer = scorer_of(benchmark)
         self.problems = problems
@@ -72,7 +70,19 @@ class PassAtKCallback(TrainerCallback):
             self._evaluate()
 
     def _evaluate(self) -> None:
-        summary = summarize(self._sample(), self.num_samples, with_votes=self.scorer != "code")
+        quiet = self.trainer.args.disable_tqdm or not self.trainer.accelerator.is_main_process
+        rows = evaluate_problems(
+            self.problems,
+            named_scorer(self.scorer),
+            TrainerEngine(self.trainer, batch_size=max(self.batch_size, self.num_samples)),
+            num_samples=self.num_samples,
+            seed=self.seed,
+            chunk_size=max(1, self.batch_size // self.num_samples),
+            chat_template_kwargs=self.trainer.args.chat_template_kwargs,
+            accelerator=self.trainer.accelerator,
+            progress=None if quiet else self.benchmark,
+        )
+        summary = summarize(rows, self.num_samples, with_votes=self.scorer != "code")
         values: dict[str, float] = {}
         for metric, (estimate, low, high) in summary["metrics"].items():
             name = f"eval_{self.benchmark}_{metric}"
@@ -83,43 +93,3 @@ class PassAtKCallback(TrainerCallback):
         should_log = self.trainer.control.should_log
         Trainer.log(self.trainer, values)
         self.trainer.control.should_log = should_log
-
-    def _sample(self) -> list[dict[str, Any]]:
-        """The completions of all processes, scored, by problem."""
-        trainer, accelerator = self.trainer, self.trainer.accelerator
-        rows = [(index, row) for index, row in enumerate(self.problems) for _ in range(self.num_samples)]
-        # Engines that span processes want every one of them to call as often: some repeat the last completions.
-        share = -(-len(rows) // accelerator.num_processes)
-        own = [rows[min(place, len(rows) - 1)] for place in self._places(share)]
-        results = []
-        with own_random_state(trainer.model, self.seed + accelerator.process_index):
-            starts = range(0, share, self.batch_size)
-            quiet = trainer.args.disable_tqdm or not accelerator.is_main_process
-            for start in tqdm(starts, desc=self.benchmark, disable=quiet, leave=False):
-                results += self._complete(own[start : start + self.batch_size])
-        return gather_object(results)[: len(rows)]
-
-    def _places(self, share: int) -> range:
-        first = self.trainer.accelerator.process_index * share
-        return range(first, first + share)
-
-    def _complete(self, batch: list[tuple[int, dict[str, Any]]]) -> list[dict[str, Any]]:
-        trainer = self.trainer
-        rows = [row for _, row in batch]
-        prompts = [row["prompt"] for row in rows]
-        prompt_ids = [list(ids) for ids in trainer._tokenize_prompts(prompts)[0]]
-        completion_ids, _ = trainer._generate_single_turn(prompt_ids, None, {}, 1)
-        completion_ids = [list(ids) for ids in completion_ids]
-        scores, votes = score(self.scorer, decode(trainer._tokenizer, prompts, completion_ids), rows)
-        return [
-            {
-                "problem": problem,
-                "score": value,
-                "answer": vote,
-                "num_tokens": len(ids),
-                "truncated": ids[-1] not in trainer.eos_token_ids,
-            }
-            for (problem, _), ids, value, vote in zip(
-                batch, completion_ids, scores, votes or [None] * len(batch), strict=True
-            )
-        ]

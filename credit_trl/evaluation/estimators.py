@@ -17,15 +17,15 @@ _DRAWS_AT_A_TIME = 2**22
 
 
 def pass_at_k(num_samples: ArrayLike, num_correct: ArrayLike, k: int) -> np.ndarray:
-    """The unbiased estimate of pass@k, the chance that at least one of k samples is correct (arXiv 2107.03374, eq. 1).
+    """Return the unbiased estimate of pass@k (arXiv 2107.03374, eq. 1): the chance that one of k samples is correct.
 
-    1 - C(n - c, k) / C(n, k), the share of the subsets of k samples with a correct one, as a product of k factors in
-    [0, 1]: nothing overflows.
+    It is 1 - C(n - c, k) / C(n, k), the share of the subsets of k samples with a correct one, as a product of k
+    factors in [0, 1]: nothing overflows.
 
     Args:
         num_samples: n, samples drawn for each problem; any shape, such as (P,), or one number for all problems.
         num_correct: c, how many of them are correct; broadcasts with `num_samples`.
-        k: at least 1, and at most the smallest `num_samples`.
+        k: samples that the metric is about; at least 1, and at most the smallest `num_samples`.
 
     Returns the estimates, of the broadcast shape. Raises `ValueError` for counts that cannot be.
     """
@@ -45,7 +45,7 @@ def pass_at_k(num_samples: ArrayLike, num_correct: ArrayLike, k: int) -> np.ndar
 
 
 def mean_at_k(scores: ArrayLike) -> np.ndarray:
-    """mean@k, also called avg@k: the mean score of each problem's k samples.
+    """Return mean@k, also called avg@k: the mean score of each problem's k samples.
 
     `scores` has shape (..., k). Where scores are 0 or 1 this is pass@1; a scorer that gives parts of a point counts
     them here only.
@@ -54,16 +54,16 @@ def mean_at_k(scores: ArrayLike) -> np.ndarray:
 
 
 def maj_at_k(votes: Sequence[Hashable | None], correct: Sequence[bool], k: int) -> float:
-    """maj@k of one problem: the chance that the answer with the most votes among k of its samples is correct.
+    """Return maj@k of a problem: the chance that the answer with the most votes among k of its samples is correct.
 
-    The expectation over all subsets of k samples, each as likely, and over ties: of the answers that share the most
-    votes one is drawn with equal chances. Correct samples all vote for the same answer, however it is written. Only
-    samples with an answer vote, and where none of a subset has one the majority is wrong.
+    This is the expectation over all subsets of k samples, each as likely, and over ties: of the answers that share
+    the most votes one is drawn with equal chances. Correct samples all vote for the same answer, however it is
+    written. Only samples with an answer vote, and where none of a subset has one the majority is wrong.
 
     Args:
-        votes: the answer of each of the N samples, such that equal answers compare equal; `None` for no answer.
-        correct: whether each sample is correct. A sample without an answer must not be.
-        k: between 1 and N.
+        votes: answer of each of the N samples, such that equal answers compare equal; `None` for no answer.
+        correct: True for each sample that is correct. A sample without an answer must not be.
+        k: samples that vote, between 1 and N.
 
     Raises `ValueError` for a k out of range, for lengths that differ, and for a correct sample without an answer.
     """
@@ -96,16 +96,16 @@ def maj_at_k(votes: Sequence[Hashable | None], correct: Sequence[bool], k: int) 
 def bootstrap_interval(
     values: ArrayLike, *, level: float = 0.95, num_resamples: int = NUM_RESAMPLES, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The percentile bootstrap interval of the mean over problems.
+    """Return the percentile bootstrap interval of the mean over problems.
 
     Problems are drawn with replacement, each with the estimate from all of its samples. The interval says how the mean
     would vary over other problems and samples of the same kind; that of a single problem has no width.
 
     Args:
         values: estimates of the problems, shape (..., P). All rows are resampled alike.
-        level: the share of the resampled means that the interval covers.
-        num_resamples: how many means.
-        seed: of the resampling; the same seed gives the same interval.
+        level: share of the resampled means that the interval covers.
+        num_resamples: number of means.
+        seed: seed of the resampling; the same one gives the same interval.
 
     Returns the lower and the upper ends, each of shape (...). Raises `ValueError` if there is no problem.
     """

@@ -1,5 +1,6 @@
-"""What the completions of a benchmark say: estimates with intervals, a table, files."""
+"""What the completions of a benchmark say: estimates with intervals, a table, and the files of a run."""
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -7,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from datasets import Dataset
 
 from .estimators import bootstrap_interval, maj_at_k, mean_at_k, pass_at_k
 
 
 def summarize(rows: Sequence[dict[str, Any]], num_samples: int, *, with_votes: bool = True) -> dict[str, Any]:
-    """What the completions of a benchmark say, as plain numbers.
+    """Return the estimates that the completions of a benchmark make.
 
-    Returns a mapping with `metrics`: pass@k for 1, 2, 4, ... and `num_samples`, mean@N, and with votes maj@N, each as
+    The mapping has `metrics`: pass@k for 1, 2, 4, ... and `num_samples`, mean@N, and with votes maj@N, each as
     (estimate, lower, upper) with its 95% bootstrap interval over problems; with the number of `problems` and of those
     left out because the reward could not judge them (`unscored`), the mean number of tokens, and the share of
     completions that were cut short (`truncated`). A score of at least 1 is correct.
@@ -49,7 +51,7 @@ def summarize(rows: Sequence[dict[str, Any]], num_samples: int, *, with_votes: b
 
 
 def markdown_table(results: dict[str, dict[str, Any]]) -> str:
-    """A table of the summaries of benchmarks with the same number of samples: pass@1, mean@N, pass@N and maj@N."""
+    """Return a table of pass@1, mean@N, pass@N and maj@N, of benchmarks with the same number of samples N."""
     (samples,) = {result["samples"] for result in results.values()}
     metrics = list(dict.fromkeys(["pass@1", f"mean@{samples}", f"pass@{samples}", f"maj@{samples}"]))
     lines = [
@@ -70,12 +72,35 @@ def markdown_table(results: dict[str, dict[str, Any]]) -> str:
 
 def write_results(folder: Path, results: dict[str, dict[str, Any]]) -> None:
     """Write `results.json` with everything and `results.md` with the table, each whole or not at all."""
-    _write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
+    write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
     note = "Means over problems with 95% bootstrap intervals over problems."
-    _write_text(folder / "results.md", f"{markdown_table(results)}\n{note}\n")
+    write_text(folder / "results.md", f"{markdown_table(results)}\n{note}\n")
 
 
-def _write_text(path: Path, text: str) -> None:
+def fingerprint(problems: Dataset) -> str:
+    """Return a digest of the problems, which tells whether a run goes on with those that it began with."""
+    return hashlib.sha256(json.dumps(problems.to_list(), sort_keys=True).encode()).hexdigest()
+
+
+def check_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Note the settings of a run in `folder`. Raises `ValueError` if what lies there was made with others."""
+    path = folder / "settings.json"
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changed = [name for name in sorted({*before, *settings}) if before.get(name) != settings.get(name)]
+        if changed:
+            changes = ", ".join(f"{name} (was {before.get(name)!r}, is {settings.get(name)!r})" for name in changed)
+            raise ValueError(
+                f"{folder} holds completions made with another {changes}. Go on with the settings it began with, or "
+                "choose another output folder"
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(settings, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path`, whole or not at all."""
     draft = path.with_suffix(".draft")
     draft.write_text(text, encoding="utf-8")
     os.replace(draft, path)

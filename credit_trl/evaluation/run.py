@@ -1,144 +1,183 @@
-"""A run over a benchmark that can be interrupted: completions are kept in parts, a table of estimates is made of them.
+"""The one loop of every evaluation: sample completions of problems, score them, and keep them if there is a folder.
+
+`evaluate.py` keeps the completions in parts, so that a run goes on where it was interrupted. `PassAtKCallback`,
+`pass_rate` and `train.py --eval_pass_rate` keep nothing. The engine is any of
+`credit_trl.generation`.
 
 A part is a parquet file with all completions of a chunk of problems. It is written under another name and then renamed,
 so that a part that is there is whole.
 """
 
-import hashlib
 import inspect
 import json
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..generation.engines import Completion, Engine, Sampling, decode, encode, generate, own_random_state
+from ..generation.engines import Engine, Sampling, TransformersEngine, decode, encode
+from ..generation.sampling import kept_random_state
 from ..rewards.answers import RewardFunction
-from .report import _write_text
 from .scoring import TRAINER_ARGUMENTS, score
 
 COMPLETIONS = pa.schema(
     {
-        "problem": pa.int32(),  # its place in the benchmark
+        "problem": pa.int32(),  # place in the benchmark
         "sample": pa.int32(),
-        "prompt": pa.string(),  # messages as JSON
+        "prompt": pa.string(),  # text, or messages as JSON
         "completion": pa.string(),
         "num_tokens": pa.int32(),
         "truncated": pa.bool_(),
-        "score": pa.float64(),  # none where the reward cannot judge the problem
-        "answer": pa.string(),  # what it votes for, if anything
+        "score": pa.float64(),  # null where the reward cannot judge the problem
+        "answer": pa.string(),  # the vote of the completion; null without one
     }
 )
 
-
-def fingerprint(problems: Dataset) -> str:
-    """A digest of the problems, which tells whether a run goes on with those that it began with."""
-    return hashlib.sha256(json.dumps(problems.to_list(), sort_keys=True).encode()).hexdigest()
-
-
-def check_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Note the settings of a run in `folder`, or raise `ValueError` if what lies there was made with others."""
-    path = folder / "settings.json"
-    if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        changed = [name for name in sorted({*before, *settings}) if before.get(name) != settings.get(name)]
-        if changed:
-            changes = ", ".join(f"{name} (was {before.get(name)!r}, is {settings.get(name)!r})" for name in changed)
-            raise ValueError(
-                f"{folder} holds completions made with another {changes}. Go on with the settings it began with, or "
-                "choose another output folder"
-            )
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_text(path, json.dumps(settings, indent=2) + "\n")
+Row = dict[str, Any]
+# (completions, the problem of each, the token ids of each) -> their scores, and their votes where a vote makes sense
+Scorer = Callable[
+    [list[str] | list[list[dict[str, str]]], list[Row], list[list[int]]],
+    tuple[Sequence[float | None], Sequence[str | None] | None],
+]
 
 
-def run_benchmark(
-    name: str,
+def evaluate_problems(
     problems: Dataset,
-    scorer: str,
+    scorer: Scorer,
     engine: Engine,
-    folder: Path,
     *,
     num_samples: int,
-    sampling: Sampling,
+    sampling: Sampling | None = None,
     seed: int = 0,
-    chunk_size: int = 32,
+    chunk_size: int | None = None,
     chat_template_kwargs: dict[str, Any] | None = None,
-) -> list[dict[str, Any]]:
-    """Sample and score completions of every problem and keep them in `folder`; parts already there are not made again.
-
-    Every chunk is sampled with a seed made of `seed` and its place, so that an interrupted run ends as another would.
+    folder: Path | None = None,
+    accelerator: Accelerator | None = None,
+    progress: str | None = None,
+) -> list[Row]:
+    """Sample and score completions of every problem. Random states of Python, NumPy and torch stay as they were.
 
     Args:
-        name: of the benchmark, for the progress bar.
-        problems: as `load_benchmark` makes them.
-        scorer: the name of a reward, as `scorer_of` gives it.
-        num_samples: completions for each problem.
-        chunk_size: problems a part.
+        problems: data set with `prompt`, text or messages, and what `scorer` reads.
+        scorer: function of completions, their problems and their token ids, which returns scores and votes.
+        engine: what samples.
+        num_samples: completions of each problem.
+        sampling: how they are sampled; None leaves it to the engine.
+        seed: number from which each chunk gets a seed of its own, whatever was sampled before it. The only chunk of
+            `chunk_size=None` has `seed` itself.
+        chunk_size: problems that are sampled and scored together; None for all of them.
         chat_template_kwargs: options of the chat template.
+        folder: where parts are kept, and taken from if they are there; None keeps nothing.
+        accelerator: if given, processes share the problems. Each has equally many chunks of equally many problems,
+            since some engines generate for several processes at once: the last problem may be made twice.
+        progress: name of the progress bar; None shows none.
 
     Returns the rows of all completions, with the columns of `COMPLETIONS`, by problem and sample.
     """
-    rows: list[dict[str, Any]] = []
-    with tqdm(total=len(problems), desc=name, unit="problem") as bar:
-        for chunk, start in enumerate(range(0, len(problems), chunk_size)):
-            part = folder / f"part-{chunk:05d}.parquet"
-            if not part.is_file():
-                chosen = problems.select(range(start, min(start + chunk_size, len(problems)))).to_list()
-                prompts = [row["prompt"] for row in chosen]
-                chunk_seed = int(np.random.SeedSequence([seed, chunk]).generate_state(1)[0])
-                prompt_ids = encode(engine.tokenizer, prompts, chat_template_kwargs or {})
-                completions = engine.sample(prompt_ids, num_samples, sampling, chunk_seed)
-                _write_part(part, _scored(start, chosen, completions, scorer, engine.tokenizer))
-            made = pq.read_table(part).to_pylist()
+    places = _share(len(problems), accelerator)
+    size = chunk_size or len(places) or 1
+    rows: list[Row] = []
+    bar = tqdm(total=len(places), desc=progress, unit="problem", disable=progress is None, leave=folder is not None)
+    with kept_random_state(seed), bar:
+        for chunk, start in enumerate(range(0, len(places), size)):
+            part = None if folder is None else folder / f"part-{chunk:05d}.parquet"
+            if part is None or not part.is_file():
+                chunk_seed = seed if chunk_size is None else _seed_of_chunk(seed, chunk)
+                chosen = places[start : start + size]
+                made = _make_chunk(
+                    chosen, problems.select(chosen).to_list(), scorer, engine, num_samples, sampling, chunk_seed,
+                    chat_template_kwargs or {},
+                )  # fmt: skip
+            if part is not None:
+                if not part.is_file():
+                    _write_part(part, made)
+                made = pq.read_table(part).to_pylist()
             rows += made
             bar.update(len(made) // num_samples)
-    return rows
+    return rows if accelerator is None else gather_object(rows)[: len(problems) * num_samples]
 
 
-def _scored(
-    start: int,
-    problems: list[dict[str, Any]],
-    completions: list[list[Completion]],
-    scorer: str,
-    tokenizer: PreTrainedTokenizerBase,
-) -> list[dict[str, Any]]:
-    repeated = [problem for problem, group in zip(problems, completions, strict=True) for _ in group]
-    flat = [completion for group in completions for completion in group]
-    answers = decode(tokenizer, [row["prompt"] for row in repeated], [one.ids for one in flat])
-    scores, votes = score(scorer, answers, repeated)
-    texts = tokenizer.batch_decode([one.ids for one in flat], skip_special_tokens=True)
-    samples = [(start + place, sample) for place, group in enumerate(completions) for sample in range(len(group))]
+def _share(num_problems: int, accelerator: Accelerator | None) -> list[int]:
+    """Return the places of this process's problems: as many on each process, with the last one repeated."""
+    if accelerator is None:
+        return list(range(num_problems))
+    share = -(-num_problems // accelerator.num_processes)
+    first = accelerator.process_index * share
+    return [min(place, num_problems - 1) for place in range(first, first + share)]
+
+
+def _seed_of_chunk(seed: int, chunk: int) -> int:
+    return int(np.random.SeedSequence([seed, chunk]).generate_state(1)[0])
+
+
+def _make_chunk(
+    places: list[int],
+    problems: list[Row],
+    scorer: Scorer,
+    engine: Engine,
+    num_samples: int,
+    sampling: Sampling | None,
+    seed: int,
+    chat_template_kwargs: dict[str, Any],
+) -> list[Row]:
+    prompt_ids = encode(engine.tokenizer, [problem["prompt"] for problem in problems], chat_template_kwargs)
+    groups = engine.sample(prompt_ids, num_samples, sampling, seed)
+    completions = [completion for group in groups for completion in group]
+    completion_ids = [completion.ids for completion in completions]
+    repeated = [problem for problem in problems for _ in range(num_samples)]
+    answers = decode(engine.tokenizer, [problem["prompt"] for problem in repeated], completion_ids)
+    scores, votes = scorer(answers, repeated, completion_ids)
+    texts = engine.tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
+    samples = [(place, sample) for place in places for sample in range(num_samples)]
     return [
         {
-            "problem": problem,
+            "problem": place,
             "sample": sample,
-            "prompt": row["prompt"] if isinstance(row["prompt"], str) else json.dumps(row["prompt"]),
+            "prompt": problem["prompt"] if isinstance(problem["prompt"], str) else json.dumps(problem["prompt"]),
             "completion": text,
-            "num_tokens": len(one.ids),
-            "truncated": one.truncated,
+            "num_tokens": len(completion.ids),
+            "truncated": completion.truncated,
             "score": value,
             "answer": vote,
         }
-        for (problem, sample), row, text, one, value, vote in zip(
-            samples, repeated, texts, flat, scores, votes or [None] * len(flat), strict=True
+        for (place, sample), problem, text, completion, value, vote in zip(
+            samples, repeated, texts, completions, scores, votes or [None] * len(completions), strict=True
         )
     ]
 
 
-def _write_part(path: Path, rows: list[dict[str, Any]]) -> None:
+def _write_part(path: Path, rows: list[Row]) -> None:
     draft = path.with_suffix(".draft")
     pq.write_table(pa.Table.from_pylist(rows, schema=COMPLETIONS), draft)
     os.replace(draft, path)
+
+
+def named_scorer(name: str) -> Scorer:
+    """Return the scorer of the reward called `name`, as `scorer_of` gives it, with the votes of its completions."""
+    return lambda completions, problems, completion_ids: score(name, completions, problems)
+
+
+def reward_scorer(reward_func: RewardFunction) -> Scorer:
+    """Return a scorer that calls `reward_func` as TRL does. Raises `ValueError` if it is asynchronous."""
+    if inspect.iscoroutinefunction(reward_func):
+        raise ValueError("a pass rate calls the reward function directly, and this one is asynchronous: wrap it first")
+
+    def scorer(completions, problems, completion_ids):
+        columns = {name: [problem[name] for problem in problems] for name in problems[0]}
+        prompts = columns.pop("prompt")
+        arguments = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids}
+        return reward_func(**arguments, **columns, **TRAINER_ARGUMENTS), None
+
+    return scorer
 
 
 def pass_rate(
@@ -154,68 +193,42 @@ def pass_rate(
     batch_size: int = 128,
     seed: int = 0,
     accelerator: Accelerator | None = None,
-    show_progress: bool = False,
 ) -> float:
-    """The share, in [0, 1], of sampled completions whose reward is 1.
+    """Return the share, in [0, 1], of completions sampled from a model in memory whose reward is at least 1.
 
     Args:
-        model: the policy, not wrapped for distributed training.
-        tokenizer: with left padding.
+        model: policy, not wrapped for distributed training. Its mode stays as it was.
+        tokenizer: tokenizer of the model.
         dataset: problems, with a column `prompt` and the columns that `reward_func` reads.
-        reward_func: in TRL's signature, synchronous. Completions for which it returns `None` do not count.
-        num_samples: completions sampled a problem.
-        max_completion_length: in tokens; longer completions are cut there.
+        reward_func: function with TRL's signature. Completions for which it returns `None` do not count.
+        num_samples: completions of each problem.
+        max_completion_length: tokens; longer completions are cut there.
         sampling: options of `generate` such as `temperature` and `top_p`; by default the model's own distribution.
         chat_template_kwargs: options of the chat template, as in `GRPOConfig`.
         batch_size: completions sampled at a time.
-        seed: of the sampling. The global random state is left as it was.
-        accelerator: shares the problems out over its processes; every process gets the rate over all of them.
-        show_progress: whether to show a progress bar.
+        seed: seed of the sampling. The global random states are left as they were.
+        accelerator: if given, its processes share the problems, and each returns the rate over all of them.
 
     Raises `ValueError` if there is no completion that counts, or if the reward function is asynchronous.
     """
-    if inspect.iscoroutinefunction(reward_func):
-        raise ValueError("pass_rate calls the reward function directly, and this one is asynchronous: wrap it first")
-    if accelerator is not None and accelerator.num_processes > 1:
-        dataset = dataset.shard(accelerator.num_processes, accelerator.process_index)
-    rows = [row for row in dataset for _ in range(num_samples)]
-    rewards: list[float] = []
-    with own_random_state(model, seed):
-        starts = range(0, len(rows), batch_size)
-        for start in tqdm(starts, desc="pass rate", disable=not show_progress, leave=False):
-            batch = rows[start : start + batch_size]
-            completions, completion_ids = _complete(
-                model, tokenizer, batch, max_completion_length, sampling or {}, chat_template_kwargs or {}
-            )
-            columns = {name: [row[name] for row in batch] for name in dataset.column_names if name != "prompt"}
-            outcome = reward_func(
-                prompts=[row["prompt"] for row in batch],
-                completions=completions,
-                completion_ids=completion_ids,
-                **columns,
-                **TRAINER_ARGUMENTS,
-            )
-            rewards += [reward for reward in outcome if reward is not None]
+    options = dict(sampling or {})
+    known = {name: options.pop(name) for name in ("temperature", "top_p", "top_k") if name in options}
+    return engine_pass_rate(
+        TransformersEngine(model, tokenizer, batch_size=batch_size, options=options),
+        dataset,
+        reward_func,
+        num_samples=num_samples,
+        sampling=Sampling(**known, max_completion_length=max_completion_length),
+        seed=seed,
+        chat_template_kwargs=chat_template_kwargs,
+        accelerator=accelerator,
+    )
 
-    counts = torch.tensor([sum(reward >= 1 for reward in rewards), len(rewards)], device=model.device)
-    if accelerator is not None:
-        counts = accelerator.reduce(counts, reduction="sum")
-    passed, total = counts.tolist()
-    if total == 0:
+
+def engine_pass_rate(engine: Engine, dataset: Dataset, reward_func: RewardFunction, **options: Any) -> float:
+    """Return the pass rate as `pass_rate` does, of what `engine` samples; `options` are `evaluate_problems`'."""
+    rows = evaluate_problems(dataset, reward_scorer(reward_func), engine, **options)
+    passed = [row["score"] >= 1 for row in rows if row["score"] is not None]
+    if not passed:
         raise ValueError("no completion counts: the data set is empty, or the reward function returned None for all")
-    return passed / total
-
-
-def _complete(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: list[dict[str, Any]],
-    max_completion_length: int,
-    sampling: dict[str, Any],
-    chat_template_kwargs: dict[str, Any],
-) -> tuple[list[str] | list[list[dict[str, str]]], list[list[int]]]:
-    """One sampled completion a row and its token ids, as TRL hands them to reward functions."""
-    prompts = [row["prompt"] for row in rows]
-    prompt_ids = encode(tokenizer, prompts, chat_template_kwargs)
-    completion_ids = generate(model, tokenizer, prompt_ids, max_completion_length, sampling)
-    return decode(tokenizer, prompts, completion_ids), completion_ids
+    return sum(passed) / len(passed)

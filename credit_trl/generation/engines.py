@@ -1,32 +1,44 @@
-"""Completions for prompts that are token ids, from a transformers model or from vLLM."""
+"""Engines that sample completions for prompts of token ids: from a transformers model, or from vLLM.
 
-import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+A trainer's own engine is in `trainer_engine.py`.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
-import numpy as np
 import torch
-from accelerate.utils import is_peft_model, set_seed
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from trl.data_utils import apply_chat_template, is_conversational
+
+from .sampling import end_ids, generate, own_random_state
 
 Prompt = str | list[dict[str, str]]
 
 
 class Completion(NamedTuple):
-    ids: list[int]  # with the token that ended it
-    truncated: bool  # whether it was cut at the most tokens that it may have
+    """Sampled token ids, and how they end."""
+
+    ids: list[int]  # tokens up to and with the one that ended it
+    truncated: bool  # True if it was cut at `max_completion_length`
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How completions are sampled; `temperature` 0 takes the likeliest token each time."""
+    """How completions are sampled; the defaults are the model's own distribution.
+
+    Args:
+        temperature: divisor of the logits; 0 takes the likeliest token each time.
+        top_p: share of the likeliest tokens that is sampled from, in (0, 1].
+        top_k: number of the likeliest tokens that are sampled from; 0 for all of them.
+        max_completion_length: tokens; longer completions are cut there.
+
+    Raises `ValueError` for a value out of range.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
-    top_k: int = 0  # 0: all tokens
+    top_k: int = 0
     max_completion_length: int = 256
 
     def __post_init__(self):
@@ -37,10 +49,25 @@ class Sampling:
             )
 
 
+class Engine(Protocol):
+    """What samples completions: `TransformersEngine`, `VLLMEngine` or `TrainerEngine`."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase: ...
+
+    def sample(
+        self, prompt_ids: Sequence[list[int]], num_samples: int, sampling: Sampling | None, seed: int
+    ) -> list[list[Completion]]:
+        """Return `num_samples` completions for each prompt, in the order of the prompts.
+
+        `sampling=None` leaves it to the engine: `Sampling()`, or for a trainer's engine that of the training.
+        """
+
+
 def encode(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], chat_template_kwargs: dict[str, Any]
 ) -> list[list[int]]:
-    """The token ids of `prompts`; messages go through the chat template."""
+    """Return the token ids of `prompts`; messages go through the chat template."""
     if not is_conversational({"prompt": prompts[0]}):
         return tokenizer(list(prompts))["input_ids"]
     rows: list[dict[str, Any]] = [{"prompt": prompt} for prompt in prompts]
@@ -52,63 +79,15 @@ def encode(
 def decode(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], completion_ids: list[list[int]]
 ) -> list[str] | list[list[dict[str, str]]]:
-    """Completions as TRL hands them to reward functions: text for text, a message for messages."""
+    """Return completions as TRL hands them to reward functions: text for text, a message for messages."""
     answers = tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
     if is_conversational({"prompt": prompts[0]}):
         return [[{"role": "assistant", "content": answer}] for answer in answers]
     return answers
 
 
-def generate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompt_ids: Sequence[list[int]],
-    max_completion_length: int,
-    sampling: dict[str, Any],
-) -> list[list[int]]:
-    """One completion for each of `prompt_ids`, up to and with the token that ended it.
-
-    `sampling` has options of `model.generate`, by default the model's own distribution: the penalties, filters and
-    forbidden tokens of the model's generation config are not applied, as by an engine that is told how to sample.
-    """
-    options = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "do_sample": True} | sampling
-    if options["temperature"] == 0:
-        options = {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
-    inputs = tokenizer.pad({"input_ids": list(prompt_ids)}, return_tensors="pt", padding_side="left")
-    ends = end_ids(model, tokenizer)
-    with _generation_config(model, GenerationConfig(eos_token_id=sorted(ends), pad_token_id=tokenizer.pad_token_id)):
-        output = model.generate(  # type: ignore[operator]  # causal models inherit it, PreTrainedModel does not
-            input_ids=inputs["input_ids"].to(model.device),
-            attention_mask=inputs["attention_mask"].to(model.device),
-            max_new_tokens=max_completion_length,
-            **options,
-        )
-    completions = []
-    for ids in output[:, inputs["input_ids"].shape[1] :].tolist():
-        length = next((place + 1 for place, token in enumerate(ids) if token in ends), len(ids))
-        completions.append(ids[:length])
-    return completions
-
-
-@contextmanager
-def _generation_config(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
-    """`model.generate` fills in what it is not told from the model's own config, whatever config it is given."""
-    base = model.get_base_model() if is_peft_model(model) else model  # type: ignore[operator]  # PEFT's models have it
-    before = base.generation_config
-    base.generation_config = config
-    try:
-        yield
-    finally:
-        base.generation_config = before
-
-
-def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The tokens that end a completion, as in TRL: those of the model's generation config, and the tokenizer's EOS."""
-    ids = model.generation_config.eos_token_id  # type: ignore[union-attr]  # every model that generates has one
-    return {one for one in (*(ids if isinstance(ids, list) else [ids]), tokenizer.eos_token_id) if one is not None}
-
-
 def load_tokenizer(model: str, revision: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of `model`, which pads with EOS if it has no token for padding."""
     tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -116,28 +95,54 @@ def load_tokenizer(model: str, revision: str, trust_remote_code: bool) -> PreTra
 
 
 class TransformersEngine:
-    """Samples with `model.generate`, `batch_size` completions at a time, on a GPU where there is one."""
+    """Samples with `model.generate`; the model's mode and all random states stay as they were.
+
+    Args:
+        model: model in memory, not wrapped for distributed training.
+        tokenizer: tokenizer of the model.
+        batch_size: completions at a time.
+        options: options of `model.generate` for which `Sampling` has no field, such as `min_p`.
+    """
 
     def __init__(
-        self, model: str, *, revision: str = "main", dtype: str = "auto", batch_size: int = 128,
-        trust_remote_code: bool = False,
-    ):  # fmt: skip
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_size: int = 128,
+        options: dict[str, Any] | None = None,
+    ):
+        self.model = model
+        self.tokenizer = tokenizer
+        self.batch_size = batch_size
+        self.options = options or {}
+
+    @classmethod
+    def load(
+        cls, model: str, *, revision: str = "main", dtype: str = "auto", trust_remote_code: bool = False,
+        batch_size: int = 128,
+    ) -> Self:  # fmt: skip
+        """Load `model`, of the hub or from a folder, onto the GPU if there is one."""
         device = torch.accelerator.current_accelerator() or torch.device("cpu")
-        self.model = AutoModelForCausalLM.from_pretrained(
+        loaded = AutoModelForCausalLM.from_pretrained(
             model, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code, device_map=device
         )
-        self.tokenizer = load_tokenizer(model, revision, trust_remote_code)
-        self.batch_size = batch_size
+        return cls(loaded, load_tokenizer(model, revision, trust_remote_code), batch_size=batch_size)
 
     def sample(
-        self, prompt_ids: Sequence[list[int]], num_samples: int, sampling: Sampling, seed: int
+        self, prompt_ids: Sequence[list[int]], num_samples: int, sampling: Sampling | None, seed: int
     ) -> list[list[Completion]]:
-        """`num_samples` completions for each prompt. The same prompts, batch size and seed give the same ones."""
-        torch.manual_seed(seed)
+        """Sample as `Engine` says. The same prompts, batch size and seed give the same completions."""
+        sampling = sampling or Sampling()
+        options = {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
+            **self.options,
+        }
         repeated = [ids for ids in prompt_ids for _ in range(num_samples)]
-        options = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
         completion_ids: list[list[int]] = []
-        with torch.no_grad():
+        with own_random_state(self.model, seed):
             for start in range(0, len(repeated), self.batch_size):
                 batch = repeated[start : start + self.batch_size]
                 completion_ids += generate(self.model, self.tokenizer, batch, sampling.max_completion_length, options)
@@ -147,7 +152,15 @@ class TransformersEngine:
 
 
 class VLLMEngine:
-    """Samples with vLLM, which makes batches of its own. `options` are those of `vllm.LLM`."""
+    """Samples with vLLM, which makes batches of its own.
+
+    Args:
+        model: name on the hub, or folder.
+        revision, dtype, trust_remote_code: as for a transformers model.
+        options: further options of `vllm.LLM`.
+
+    Raises `ValueError` if vLLM is not installed.
+    """
 
     def __init__(
         self, model: str, *, revision: str = "main", dtype: str = "auto", trust_remote_code: bool = False,
@@ -162,9 +175,10 @@ class VLLMEngine:
         self.tokenizer = load_tokenizer(model, revision, trust_remote_code)
 
     def sample(
-        self, prompt_ids: Sequence[list[int]], num_samples: int, sampling: Sampling, seed: int
+        self, prompt_ids: Sequence[list[int]], num_samples: int, sampling: Sampling | None, seed: int
     ) -> list[list[Completion]]:
-        """`num_samples` completions for each prompt. Every prompt gets a seed of its own."""
+        """Sample as `Engine` says. Every prompt gets a seed of its own."""
+        sampling = sampling or Sampling()
         params = [
             self._sampling_params(
                 n=num_samples,
@@ -179,31 +193,6 @@ class VLLMEngine:
         ]
         outputs = self.llm.generate([{"prompt_token_ids": ids} for ids in prompt_ids], params, use_tqdm=False)
         return [
-            [Completion(list(one.token_ids), one.finish_reason == "length") for one in output.outputs]
+            [Completion(list(sample.token_ids), sample.finish_reason == "length") for sample in output.outputs]
             for output in outputs
         ]
-
-
-class Engine(Protocol):
-    tokenizer: PreTrainedTokenizerBase
-
-    def sample(
-        self, prompt_ids: Sequence[list[int]], num_samples: int, sampling: Sampling, seed: int
-    ) -> list[list[Completion]]: ...
-
-
-@contextmanager
-def own_random_state(model: PreTrainedModel, seed: int) -> Iterator[None]:
-    """Inference mode with a random state of its own, so that an evaluation changes nothing about the training."""
-    training = model.training
-    devices = [model.device] if model.device.type == "cuda" else []
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices), torch.no_grad():
-        set_seed(seed)
-        model.eval()
-        try:
-            yield
-        finally:
-            model.train(training)
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)

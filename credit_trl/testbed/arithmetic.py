@@ -38,7 +38,7 @@ _PROBLEM = re.compile(r"(\d+)((?:[+*-]\d+)+):")
 
 
 def apply_operation(value: int, operator: str, operand: int) -> int:
-    """One exact step modulo 17."""
+    """Apply one exact step modulo 17."""
     if operator == "+":
         return (value + operand) % MODULUS
     if operator == "-":
@@ -48,13 +48,14 @@ def apply_operation(value: int, operator: str, operand: int) -> int:
 
 @dataclass(frozen=True)
 class Problem:
-    """A start value and the operations to apply to it, in order."""
+    """Hold a start value and the operations to apply to it, in order."""
 
     start: int
     operations: tuple[tuple[str, int], ...]
 
     @classmethod
     def sample(cls, rng: random.Random, num_steps: int) -> "Problem":
+        """Draw a problem of `num_steps` operations."""
         operations = []
         for _ in range(num_steps):
             operator = rng.choice(OPERATORS)
@@ -64,7 +65,7 @@ class Problem:
 
     @classmethod
     def parse(cls, prompt: str) -> "Problem":
-        """The inverse of `prompt`. Raises `ValueError` for a text that is not a problem."""
+        """Read a problem from its `prompt`. Raises `ValueError` for a text that is not a problem."""
         match = _PROBLEM.fullmatch(prompt)
         if match is None:
             raise ValueError(f"not a testbed problem: {prompt!r} (expected for example '5+12*3-8:')")
@@ -73,17 +74,19 @@ class Problem:
 
     @property
     def prompt(self) -> str:
+        """Return the problem as the model reads it, such as `5+12*3-8:`."""
         return f"{self.start}{''.join(f'{operator}{operand}' for operator, operand in self.operations)}:"
 
     @property
     def answer(self) -> int:
+        """Return the exact result."""
         value = self.start
         for operator, operand in self.operations:
             value = apply_operation(value, operator, operand)
         return value
 
     def solution(self, results: Sequence[int] | None = None) -> str:
-        """The completion that states `results` step by step; without them, the exact one."""
+        """Write the completion that states `results` step by step; without them, the exact one."""
         value, lines = self.start, []
         for index, (operator, operand) in enumerate(self.operations):
             result = apply_operation(value, operator, operand) if results is None else results[index]
@@ -93,7 +96,7 @@ class Problem:
 
 
 def step_truths(problem: Problem, completion: str) -> list[bool]:
-    """For every step of `completion`, whether it is right *given the steps before it*.
+    """Return for every step of `completion` whether it is right *given the steps before it*.
 
     A step is right if it takes up the result stated before it, applies the problem's next operation and computes
     the result correctly; the answer line is right if it repeats the last result. Later steps can be right again after
@@ -114,7 +117,7 @@ def step_truths(problem: Problem, completion: str) -> list[bool]:
 
 
 def first_error(problem: Problem, completion: str) -> int | None:
-    """The 1-based number of the first wrong step, `None` if there is none (a missing step counts as wrong)."""
+    """Return the 1-based number of the first wrong step, `None` if there is none. A missing step counts as wrong."""
     truths = step_truths(problem, completion)
     if False in truths:
         return truths.index(False) + 1
@@ -122,7 +125,7 @@ def first_error(problem: Problem, completion: str) -> int | None:
 
 
 def answer_reward(completions: list[str], answer: list[int], **kwargs) -> list[float]:
-    """1.0 where the completion's answer line states the right answer, else 0.0 (a TRL reward function)."""
+    """Return 1.0 where the completion's answer line states the right answer, else 0.0 (a TRL reward function)."""
     return [
         float(completion.rpartition(STEP_DELIMITER)[2] == f"{ANSWER_MARK}{expected}")
         for completion, expected in zip(completions, answer, strict=True)
@@ -130,12 +133,13 @@ def answer_reward(completions: list[str], answer: list[int], **kwargs) -> list[f
 
 
 def as_dataset(problems: Sequence[Problem]) -> Dataset:
-    """`problems` as TRL wants them: `prompt` and the reward's `answer`."""
-    return Dataset.from_dict({"prompt": [p.prompt for p in problems], "answer": [p.answer for p in problems]})
+    """Return `problems` as TRL wants them: `prompt` and the reward's `answer`."""
+    columns = {name: [getattr(problem, name) for problem in problems] for name in ("prompt", "answer")}
+    return Dataset.from_dict(columns)
 
 
 def make_dataset(num_problems: int, *, min_steps: int = 4, max_steps: int = 6, seed: int = 0) -> Dataset:
-    """Random problems with `min_steps` to `max_steps` steps, by `as_dataset`.
+    """Make random problems with `min_steps` to `max_steps` steps, with the columns of `as_dataset`.
 
     Raises `ValueError` for step counts outside 1..16, which the base model has never seen.
     """

@@ -1,4 +1,4 @@
-"""Trainers that put eligibility traces into TRL's GRPO loss, through one seam and without copying the loss.
+"""Put eligibility traces into TRL's GRPO loss, through one seam and without copying the loss.
 
 `GRPOTrainer._compute_loss` asks `_get_per_token_logps_and_entropies` for the policy's log-probabilities first and reads
 `old_per_token_logps` and `advantages` from its inputs afterwards. In between, the trainers here hand it other ones:
@@ -6,37 +6,40 @@
 - `trace_target="ratio"`: `old = logp - z`. TRL's own `logp - old` is then the traced log ratio z, with its gradient;
 - `trace_target="advantage"`: per-token advantages A * W, which TRL takes as they are.
 
-Everything after that (loss types, clipping, KL, entropy bonus, vLLM correction, metrics) is TRL's.
+Everything after that (loss types, clipping, KL, entropy bonus, vLLM correction, metrics) is TRL's. The KL term alone
+would be multiplied by the traced ratio: it gets each token's own through `beta` (`seam.py`). After every loss the
+trainers see that it has read what they handed it.
 """
 
-import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from accelerate.logging import get_logger
 from transformers import PreTrainedModel
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 
-from ..base.trainer import CreditTrainer
+from ..base.resume import ExactResumeMixin
+from ..base.trainer import CreditTrainer, takes_trl_arguments
 from .config import TraceConfig
-from .kernels import eligibility_trace, token_trust_region, trace_weights
+from .credit import floored_advantages, old_logps_under_trace, traced_advantages, traced_log_ratio
+from .kernels import trace_weights
 from .metrics import trace_metrics, trace_totals
+from .notices import notices
+from .seam import LossInputs, OwnRatioBeta, check_credit_arrived, loss_went_past
 
 logger = get_logger(__name__)
 
-# An unnormalized trace can add up to more than exp() holds, and inf * 0 in a clipped branch would be NaN for every row.
-# exp(20) is beyond any clip, and TRL bounds the log ratios of its VESPO loss by the same number.
-MAX_TRACED_LOG_RATIO = 20.0
 
-
-class TraceTrainer(CreditTrainer):
-    """The family that `STraceTrainer` and `GRPOLambdaTrainer` are two sets of defaults of.
+class TraceCredit(CreditTrainer):
+    """Put traces into TRL's loss, and resume as TRL does: `TraceTrainer` adds exact resume.
 
     Args:
         args: a config of the method (`config_class`) or of the family (`TraceConfig`), or TRL's plain `GRPOConfig`,
             which gets the method's defaults for the trace fields.
 
     All other arguments are those of `trl.GRPOTrainer`. Raises `ValueError` for options under which a trace has no
-    meaning; `docs/reference/options.md` lists them.
+    meaning (`docs/reference/options.md` lists them), and `RuntimeError` in a step whose loss did not use the trace.
     """
 
     config_class: type[TraceConfig] = TraceConfig
@@ -44,97 +47,96 @@ class TraceTrainer(CreditTrainer):
     model: PreTrainedModel
     _tag_names = ["trl", "grpo-trace"]
     _name = "GRPO-trace"
-    _in_flight = (*CreditTrainer._in_flight, "_pending_totals", "_total_names")
-    _fields_of_the_buffer = (*CreditTrainer._fields_of_the_buffer, "trace_target", "trust_region")
+    _in_flight = ("_pending_totals", "_total_names")
+    _fields_of_the_buffer = ("trace_target", "trust_region")
     _total_names: tuple[str, ...] = ()  # until the first loss
 
-    @functools.wraps(GRPOTrainer.__init__)  # type: ignore[misc]  # editors and notebooks show TRL's parameters
-    def __init__(self, model, reward_funcs=None, args: GRPOConfig | None = None, *positional, **keywords):
-        super().__init__(model, reward_funcs, args, *positional, **keywords)
-        self._loss_inputs: dict | None = None  # the inputs of the loss being computed
+    @takes_trl_arguments
+    def __init__(self, model, reward_funcs=None, args: GRPOConfig | None = None, **keywords):
+        super().__init__(model, reward_funcs, args, **keywords)
+        self._loss_inputs: LossInputs | None = None  # the inputs of the loss that is being computed
+        self._losses_with_credit = 0  # of the step
         self._pending_totals: dict[str, list[torch.Tensor]] = {"train": [], "eval": []}
-        self._announce(self.args)
+        for notice in notices(self.args, self.model):
+            logger.warning(notice)
 
-    @staticmethod
-    def _announce(args: TraceConfig) -> None:
-        """Say once what a user would otherwise have to find out from flat metrics."""
-        if args.trace_target == "advantage":
-            return
-        if args.loss_type == "cispo":
-            logger.warning(
-                "loss_type='cispo' stops the gradient through the ratio: the trace reweights tokens where ratios "
-                "differ from 1, and on policy it does nothing. Use trace_target='advantage' for credit under this loss."
-            )
-            return
-        generate_every = args.steps_per_generation * args.num_iterations  # type: ignore[operator]  # GRPOConfig sets it
-        if args.gradient_accumulation_steps % generate_every == 0:
-            logger.warning(
-                "Every importance ratio will be 1, since each batch of completions is used for one optimizer step "
-                "(num_iterations=1, generation aligned with the step): the traces act through the gradient alone, and "
-                "no clip ever fires. Raise num_iterations or steps_per_generation to train off policy."
-            )
+    def training_step(self, *positional, **keywords):
+        with self._expect_credit():
+            return super().training_step(*positional, **keywords)
+
+    def prediction_step(self, *positional, **keywords):
+        with self._expect_credit():
+            return super().prediction_step(*positional, **keywords)
+
+    @contextmanager
+    def _expect_credit(self) -> Iterator[None]:
+        """Raise `RuntimeError` where a step ends without a loss that used the trace, before the optimizer's step."""
+        self._losses_with_credit = 0
+        yield
+        if not self._losses_with_credit:
+            raise RuntimeError(loss_went_past(self, "The step ended without calling the trainer's `_compute_loss`."))
 
     def _compute_loss(self, model, inputs):
-        self._loss_inputs = dict(inputs)  # TRL buffers `inputs` and uses them again in the next iteration
+        # TRL buffers `inputs` and uses them again in the next iteration: the loss gets a copy to put the trace into.
+        self._loss_inputs = handed = LossInputs(inputs)
+        beta, bias_correction = self.beta, self.args.use_bias_correction_kl
         try:
-            return super()._compute_loss(model, self._loss_inputs)
+            loss = super()._compute_loss(model, handed)
+            check_credit_arrived(self, handed, self.beta)
         finally:
             self._loss_inputs = None
+            self.beta, self.args.use_bias_correction_kl = beta, bias_correction
+        self._losses_with_credit += 1
+        return loss
 
     def _get_per_token_logps_and_entropies(self, *args, **kwargs):
         logps, entropies, aux_loss = super()._get_per_token_logps_and_entropies(*args, **kwargs)
         if self._loss_inputs is not None:
+            self._loss_inputs.times_asked += 1
             self._assign_credit(logps, entropies, self._loss_inputs)
         return logps, entropies, aux_loss
 
-    def _assign_credit(self, logps, entropies, inputs) -> None:
+    def _assign_credit(self, logps: torch.Tensor, entropies: torch.Tensor, inputs: LossInputs) -> None:
         """Replace what the loss is about to read from `inputs` by its traced counterpart."""
         args = self.args
         mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)
-        decay = args.trace_gamma * args.trace_lambda
-        if args.negative_advantage_floor is not None:
-            inputs["advantages"] = inputs["advantages"].clamp(min=args.negative_advantage_floor)
-        advantages = inputs["advantages"]
+        decay, kernel = args.trace_decay, args.trace_kernel
+        weights = trace_weights(mask, decay=decay, kernel=kernel)
         eligible = mask.bool()
         if args.trace_entropy_fraction < 1:
             # A token without a finite entropy would make the quantile NaN and leave nothing eligible in any row.
             known = mask * torch.isfinite(entropies)
             eligible = self.get_high_entropy_mask(entropies.detach(), known, 1 - args.trace_entropy_fraction)
-        weights = trace_weights(mask, decay=decay, kernel=args.trace_kernel)
-
+        advantages = floored_advantages(inputs["advantages"], args.negative_advantage_floor)
         if args.trace_target == "advantage":
-            if advantages.dim() == 1:
-                advantages = advantages.unsqueeze(1)
-            inputs["advantages"] = advantages * weights * eligible
+            inputs.hand_out(
+                advantages=traced_advantages(advantages, mask, decay=decay, kernel=kernel, eligible=eligible)
+            )
             self._keep_totals(trace_totals(mask, eligible=eligible, weights=weights))
             return
 
         old_logps = inputs.get("old_per_token_logps")
         if old_logps is None:
             old_logps = logps.detach()
-        log_ratio = (logps - old_logps).float()
-        finite = torch.isfinite(log_ratio)
-        factors, clipped = log_ratio, None
-        if args.trust_region == "token":
-            factors = token_trust_region(
-                log_ratio, advantages, epsilon_low=self.epsilon_low, epsilon_high=self.epsilon_high
-            )
-            clipped = (factors != log_ratio) & finite
-        z = eligibility_trace(
-            factors,
+        z, counted = traced_log_ratio(
+            logps,
+            old_logps,
             mask,
+            advantages,
             decay=decay,
-            kernel=args.trace_kernel,
-            eligible=eligible & finite,
+            kernel=kernel,
             normalize=args.trace_normalize,
-        ).clamp(max=MAX_TRACED_LOG_RATIO)
+            trust_region=args.factor_bound,
+            epsilon_low=self.epsilon_low,
+            epsilon_high=self.epsilon_high,
+            eligible=eligible,
+        )
+        if self.beta != 0 and args.use_bias_correction_kl and not args.keeps_own_ratio:
+            self.beta, args.use_bias_correction_kl = OwnRatioBeta(self.beta, (logps - old_logps).exp()), False
         # The off-policy mask falls back on the old log-probabilities, where the sampler reported none: the real ones.
         inputs.setdefault("sampling_per_token_logps", old_logps)
-        # Where the policy's own log-probability is not finite, `logp - z` would be NaN: the token keeps TRL's ratio.
-        inputs["old_per_token_logps"] = torch.where(torch.isfinite(logps), logps - z, old_logps)
-        self._keep_totals(
-            trace_totals(mask, eligible=eligible & finite, weights=weights, z=z, clipped=clipped, non_finite=~finite)
-        )
+        inputs.hand_out(advantages=advantages, old_per_token_logps=old_logps_under_trace(logps, old_logps, z))
+        self._keep_totals(trace_totals(mask, weights=weights, z=z, **counted))
 
     def _keep_totals(self, totals: dict[str, torch.Tensor]) -> None:
         """Add up over processes and leave the sums on the device until the next log, so that no step waits for them."""
@@ -150,3 +152,10 @@ class TraceTrainer(CreditTrainer):
                 self._metrics[mode][name].append(value)
             self._pending_totals[mode].clear()
         super().log(logs, start_time)
+
+
+class TraceTrainer(ExactResumeMixin, TraceCredit):
+    """Train with traces: the family that `STraceTrainer` and `GRPOLambdaTrainer` are two sets of defaults of.
+
+    Arguments and errors are those of `TraceCredit`.
+    """

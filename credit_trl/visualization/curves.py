@@ -1,4 +1,4 @@
-"""Pictures of a training run and of an evaluation."""
+"""Draw the curves of a training run and of an evaluation."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,8 +15,8 @@ def learning_curve(log_history: Sequence[dict[str, Any]], path: str | Path) -> P
     """Draw the training reward against the optimizer step, as logged and smoothed, and write it to `path`.
 
     Args:
-        log_history: `trainer.state.log_history`; entries without `reward` are passed over.
-        path: the picture's file; its ending says the format (`.png`, `.pdf`, `.svg`). Folders on the way are made.
+        log_history: `trainer.state.log_history`; entries without `reward` are skipped.
+        path: file to write; its ending names the format (`.png`, `.pdf`, `.svg`). Missing folders are made.
 
     Raises `ValueError` if no entry has a reward.
     """
@@ -40,7 +40,7 @@ def learning_curve(log_history: Sequence[dict[str, Any]], path: str | Path) -> P
 
 
 def smoothed(values: Sequence[float], smoothing: float = SMOOTHING) -> list[float]:
-    """Exponential running mean without a bias towards the first value: weights are divided by their sum."""
+    """Return the exponential running mean, without a bias toward the first value: weights are divided by their sum."""
     mean, weight, result = 0.0, 0.0, []
     for value in values:
         mean = smoothing * mean + (1 - smoothing) * value
@@ -76,7 +76,7 @@ def pass_at_k_curve(results: Mapping[str, Mapping[str, Any]], path: str | Path) 
 
 
 class RewardProgress(ProgressCallback):
-    """The progress bar of a training run with the last logged reward in it, instead of a dictionary for every log.
+    """Show the last logged reward in the progress bar of a training run, instead of printing every log.
 
     Everything that is logged still reaches `report_to` and `trainer.state.log_history`.
     """

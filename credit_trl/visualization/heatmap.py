@@ -1,4 +1,4 @@
-"""The tokens of a completion, colored by the credit that each receives."""
+"""Draw the tokens of a completion, colored by the credit that each receives."""
 
 import html
 import math
@@ -29,17 +29,17 @@ def credit_heatmap(
     """Draw a completion with every token on the color of its credit; exact values show while the pointer is on it.
 
     Args:
-        tokens: the texts of the T tokens, such as `token_texts` gives them.
+        tokens: texts of the T tokens, as `token_texts` returns them.
         credit: T values, or T values for each of several methods by name, drawn side by side.
         mask: T values, zero for tokens outside the loss, such as a kept prefix; by method name where methods differ.
             All tokens are in the loss by default. The credit of a token outside is not drawn.
         marks: labels by the index of the token that they stand before, such as `{12: "reset"}`.
         details: T further values by name, which show next to the credit, such as entropies.
-        title, note: what stands above, plain text.
-        unit: what the values are called.
+        title, note: plain text above the picture.
+        unit: name of the values.
         signed: color by sign and size, zero in the middle. False: weights, which are at least 0.
-        limit: the size that gets the full color, so that pictures can be compared. By default the largest size of a
-            finite value of each method.
+        limit: size that gets the full color; give one to compare pictures. By default the largest finite size of
+            each method.
 
     Raises:
         ValueError: values that are not one for each token, a mark of a token that does not exist, a `limit` that is
@@ -65,13 +65,14 @@ def credit_heatmap(
 
 
 def token_texts(token_ids: Sequence[int], decode: Decode) -> list[str]:
-    """The text that each token adds, which is not what it decodes to alone: they join to the whole text.
+    """Return the text that each token adds. The texts join to the whole text, unlike tokens decoded one by one.
 
-    A character whose bytes are spread over several tokens is the text of the last of these, the others have none.
+    A character whose bytes are spread over several tokens is the text of the last of them; the others have none.
 
     Args:
-        token_ids: of one completion, without padding.
-        decode: text of a list of ids, such as `tokenizer.decode`, with nothing skipped or cleaned up.
+        token_ids: ids of one completion, without padding.
+        decode: function from a list of ids to its text, such as `tokenizer.decode`, with nothing skipped or cleaned
+            up.
     """
     texts: list[str] = []
     context = shown = 0  # tokens before `shown` have their text; those from `context` on are decoded before the next

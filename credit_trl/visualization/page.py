@@ -1,4 +1,4 @@
-"""What all HTML pictures share: colors of both themes, model text made safe and visible, a page that is one file.
+"""Provide what all HTML pictures share: colors of both themes, text made safe and visible, a page in one file.
 
 A value is drawn in one of a few levels, so that the contrast of the text on every background can be checked. Signed
 values run from orange over the page's color to blue, weights from the page's color to purple: both differ in
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-LEVELS = 10  # of each sign, besides zero
+LEVELS = 10  # colors of each sign, besides zero
 
 # The ends of the scales, and what else has text on it. `masked` and `stripe` alternate behind masked tokens.
 THEMES = {
@@ -45,7 +45,7 @@ _SCALES = {"n": "negative", "p": "positive", "w": "weight"}
 
 
 def palette(theme: str) -> dict[str, str]:
-    """The theme's colors by name, as `#rrggbb`; `n1` to `n10`, `p1` .. and `w1` .. are the levels of its scales."""
+    """Return the theme's colors by name, as `#rrggbb`; `n1` to `n10`, `p1` .. and `w1` .. are its scales' levels."""
     colors = dict(THEMES[theme])
     for short, end in _SCALES.items():
         for level in range(1, LEVELS + 1):
@@ -54,7 +54,7 @@ def palette(theme: str) -> dict[str, str]:
 
 
 def level(value: float, limit: float, *, signed: bool) -> str:
-    """Name in the palette of the background of `value`, `page` at zero; `limit` and beyond get the full color."""
+    """Return the palette's name for the background of `value`: `page` at zero, the full color from `limit` on."""
     if not math.isfinite(value):
         return "not-finite"
     number = round(LEVELS * min(abs(value) / limit, 1.0)) if limit else 0
@@ -64,7 +64,7 @@ def level(value: float, limit: float, *, signed: bool) -> str:
 
 
 def visible(text: str, *, spaces: bool = True) -> str:
-    """`text` as HTML that shows line breaks, tabs and control characters, and with `spaces` every space as a dot."""
+    """Return `text` as HTML that shows line breaks, tabs, control characters and, with `spaces`, a dot for a space."""
     return "".join(
         character if character == " " and not spaces else html.escape(glyph(character)) + _BREAKS.get(character, "")
         for character in text
@@ -72,7 +72,7 @@ def visible(text: str, *, spaces: bool = True) -> str:
 
 
 def glyph(character: str) -> str:
-    """What is shown for a character: itself, or a sign for one that would not be seen."""
+    """Return what is shown for a character: itself, or a sign where it would not be seen."""
     if character in _GLYPHS:
         return _GLYPHS[character]
     # Control and format characters, among them those that turn the direction of the text, and other spaces.
@@ -83,11 +83,11 @@ def glyph(character: str) -> str:
 
 @dataclass(frozen=True)
 class Picture:
-    """HTML without any file, script or address besides itself. Shows itself in a notebook; `save` writes a page.
+    """Hold HTML that needs no other file, script or address. It shows itself in a notebook; `save` writes a page.
 
     Args:
-        body: of the page, already escaped.
-        title: of the page, plain text.
+        body: content of the page, already escaped.
+        title: title of the page, plain text.
     """
 
     body: str
@@ -95,13 +95,13 @@ class Picture:
 
     @classmethod
     def joined(cls, pictures: Iterable["Picture"], title: str, *, beside: bool = False) -> "Picture":
-        """Several pictures below each other, or `beside` each other as far as there is room."""
+        """Join several pictures, one below the other, or `beside` each other as far as there is room."""
         body = "".join(picture.body for picture in pictures)
         return cls(f'<div class="credit-pictures">{body}</div>' if beside else body, title)
 
     @property
     def html(self) -> str:
-        """The whole page."""
+        """Return the whole page."""
         return (
             '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">'
@@ -121,20 +121,20 @@ class Picture:
 
 
 def section(title: str, note: str, content: str) -> str:
-    """A picture's frame. `title` and `note` are plain text, `content` is HTML."""
+    """Frame a picture. `title` and `note` are plain text, `content` is HTML."""
     heading = f"<h3>{visible(title, spaces=False)}</h3>" if title else ""
     below = f'<p class="note">{visible(note, spaces=False)}</p>' if note else ""
     return f'<section class="credit-picture">{heading}{below}{content}</section>\n'
 
 
 def mark(label: str) -> str:
-    """A label that stands in the text."""
+    """Return a label that stands in the text."""
     return f'<b class="mark">{visible(label, spaces=False)}</b>'
 
 
 def _mix(start: str, end: str, share: float) -> str:
     channels = [(int(start[i : i + 2], 16), int(end[i : i + 2], 16)) for i in (1, 3, 5)]
-    return "#" + "".join(f"{round(one + share * (other - one)):02x}" for one, other in channels)
+    return "#" + "".join(f"{round(first + share * (last - first)):02x}" for first, last in channels)
 
 
 def _page_colors() -> str:

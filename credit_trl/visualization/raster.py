@@ -1,4 +1,4 @@
-"""The heatmap of a few completions as an image, for what cannot show HTML: light theme, no exact values."""
+"""Draw the heatmap of a few completions as an image, for what cannot show HTML: light theme, no exact values."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -15,8 +15,8 @@ from .page import glyph, level, palette
 if TYPE_CHECKING:
     from .callback import CompletionCredit
 
-COLUMNS = 120  # characters of a line
-MAX_LINES = 60  # of a completion
+COLUMNS = 120  # characters in a line
+MAX_LINES = 60  # lines shown of a completion
 
 _FONT = "DejaVu Sans Mono"  # comes with Matplotlib
 _DPI = 100
@@ -26,7 +26,7 @@ _COLORS = palette("light") | {"not-finite": palette("light")["line"]}
 
 
 class _Cell(NamedTuple):
-    """A piece of text on one background; `color` is the background's name."""
+    """Hold a piece of text on one background; `color` is the background's name."""
 
     line: int
     column: int
@@ -39,19 +39,20 @@ class _Cell(NamedTuple):
 
 
 def heatmap_image(completions: Sequence["CompletionCredit"], limit: float) -> np.ndarray:
-    """Draw completions below each other.
+    """Draw completions one below the other.
 
     Args:
-        limit: the size of a credit that gets the full color.
+        limit: size of a credit that gets the full color.
 
     Returns:
         (height, width, 3) of bytes, RGB.
     """
     cells: list[_Cell] = []
     top = 0
-    for one in completions:
-        cells.append(_Cell(top, 0, f"advantage {one.advantage:+.3g}, full color at credit {limit:.3g}", "page"))
-        drawn, lines = _lay_out(one, limit)
+    for completion in completions:
+        head = f"advantage {completion.advantage:+.3g}, full color at credit {limit:.3g}"
+        cells.append(_Cell(top, 0, head, "page"))
+        drawn, lines = _lay_out(completion, limit)
         cells += [cell._replace(line=top + 1 + cell.line) for cell in drawn if cell.line < MAX_LINES]
         if lines > MAX_LINES:
             more = f"({lines - MAX_LINES} more lines are in the HTML file)"
@@ -77,11 +78,11 @@ def heatmap_image(completions: Sequence["CompletionCredit"], limit: float) -> np
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _lay_out(one: "CompletionCredit", limit: float) -> tuple[list[_Cell], int]:
-    """The pieces of a completion's tokens on lines of `COLUMNS` characters, and the number of lines."""
+def _lay_out(completion: "CompletionCredit", limit: float) -> tuple[list[_Cell], int]:
+    """Return the pieces of a completion's tokens on lines of `COLUMNS` characters, and the number of lines."""
     font = get_font(findfont(_FONT))
     cells, line, column = [], 0, 0
-    for text, value, counted in zip(one.tokens, one.credit, one.mask, strict=True):
+    for text, value, counted in zip(completion.tokens, completion.credit, completion.mask, strict=True):
         color = level(value, limit, signed=True) if counted else "masked"
         for piece in text.splitlines(keepends=True):
             shown = "".join(sign if font.get_char_index(ord(sign)) else "□" for sign in "".join(map(glyph, piece)))

@@ -83,9 +83,9 @@ def test_the_card_names_the_methods_paper_and_its_tags(trainer_class, tmp_path, 
 def test_citation_file_and_cards_cite_the_same_papers():
     citation = yaml.safe_load((Path(__file__).parents[2] / "CITATION.cff").read_text())
     cited = {}
-    for one in citation["references"]:
-        names = [f"{author['given-names']} {author['family-names']}" for author in one["authors"]]
-        cited[one["identifiers"][0]["value"].removeprefix("arXiv:")] = (one["title"], names)
+    for reference in citation["references"]:
+        names = [f"{author['given-names']} {author['family-names']}" for author in reference["authors"]]
+        cited[reference["identifiers"][0]["value"].removeprefix("arXiv:")] = (reference["title"], names)
     for trainer_class, (paper, title, _) in PAPERS.items():
         authors = re.search(r"author\s+= \{(.*?)\},\n", trainer_class._paper["citation"], flags=re.S)[1]
         assert cited[paper] == (title, " ".join(authors.split()).split(" and "))

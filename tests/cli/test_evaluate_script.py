@@ -1,19 +1,17 @@
 """evaluate.py as a user meets it: the testbed, reasoning-gym, local files, interruptions, and the usual mistakes."""
 
+import contextlib
+import io
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 import evaluate as script
+from credit_trl.cli import UsageError
 from credit_trl.testbed import BASE_MODEL
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "evaluate.py"
 QUICK = ("--k", "4", "--limit", "6", "--chunk_size", "4", "--max_completion_length", "40", "--dtype", "float32")
 
 
@@ -23,20 +21,20 @@ def evaluate(folder, *arguments):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The folder of a run as a user starts it, and what it printed."""
-    folder = tmp_path_factory.mktemp("evaluation")
-    command = [sys.executable, str(SCRIPT), "--model", str(BASE_MODEL), *QUICK, "--output", str(folder / "out")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        [*command, "--benchmarks", "testbed", "reasoning-gym/chain_sum"],
-        cwd=folder, env=environment, capture_output=True, text=True,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    return folder / "out", result
+    """The folder of a run as a user starts it, and what it printed and showed as progress."""
+    folder, printed, progress = tmp_path_factory.mktemp("evaluation"), io.StringIO(), io.StringIO()
+    benchmarks = ("--benchmarks", "testbed", "reasoning-gym/chain_sum")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            sys, "argv", ["evaluate.py", "--model", str(BASE_MODEL), *QUICK, "--output", str(folder), *benchmarks]
+        )
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(progress):
+            script.main()
+    return folder, printed.getvalue(), progress.getvalue()
 
 
 def test_writes_completions_table_and_picture(finished):
-    folder, result = finished
+    folder, printed, progress = finished
     results = json.loads((folder / "results.json").read_text())
     assert list(results) == ["testbed", "reasoning-gym/chain_sum"]
     rows = [row for part in sorted((folder / "testbed").glob("*.parquet")) for row in pq.read_table(part).to_pylist()]
@@ -44,13 +42,13 @@ def test_writes_completions_table_and_picture(finished):
     share = sum(row["score"] for row in rows) / 24
     assert results["testbed"]["metrics"]["pass@1"][0] == pytest.approx(share)
     assert 0 < share < 1
-    assert (folder / "results.md").read_text() in result.stdout
+    assert (folder / "results.md").read_text() in printed
     assert (folder / "pass_at_k.png").stat().st_size > 1000
-    assert "testbed: 100%" in result.stderr and "reasoning-gym/chain_sum: 100%" in result.stderr
+    assert "testbed: 100%" in progress and "reasoning-gym/chain_sum: 100%" in progress
 
 
 def test_a_second_run_takes_up_what_is_there(finished):
-    folder, _ = finished
+    folder, *_ = finished
     parts = {part: part.stat().st_mtime_ns for part in folder.glob("*/*.parquet")}
     assert len(parts) == 4
     lost = folder / "testbed" / "part-00001.parquet"
@@ -69,8 +67,8 @@ def test_a_second_run_takes_up_what_is_there(finished):
      ("--batch_size", "3"), ("--dtype", "bfloat16"), ("--dataset_kwargs", '{"max_steps": 4}')],
 )  # fmt: skip
 def test_changed_settings_are_refused(finished, option, value):
-    folder, _ = finished
-    with pytest.raises(ValueError, match="holds completions made with another"):
+    folder, *_ = finished
+    with pytest.raises(UsageError, match="holds completions made with another"):
         evaluate(folder, "--model", str(BASE_MODEL), option, value)
 
 
@@ -102,13 +100,13 @@ def test_options_from_a_file(tmp_path):
         (["--benchmarks", "testbed", "testbed"], "names one twice"),
         (["--model", "./nowhere"], "there is no model folder"),
         (["--dataset_kwargs", "{"], "dataset_kwargs is no JSON object"),
-        (["--chat_template_kwargs", "[]"], "chat_template_kwargs is no JSON object"),
+        (["--chat_template_kwargs", "[]"], "chat_template_kwargs must be a mapping of option: value"),
         (["--temprature", "1"], "temprature"),
     ],
 )
 def test_mistakes(arguments, message, tmp_path, monkeypatch):
     monkeypatch.setattr(script, "make_engine", lambda args: pytest.fail("the model was loaded before the mistake"))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UsageError, match=message):
         script.evaluate(script.parse([*arguments, "--output", str(tmp_path)]))
 
 

@@ -1,5 +1,7 @@
 """train.py as a user meets it: two steps of every method on the testbed, the recipes, and the usual mistakes."""
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -7,24 +9,25 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import GRPOConfig
 
 import train
-from credit_trl import GRPOLambdaConfig, STraceConfig
+from credit_trl import SRPOTrainer, STraceConfig, TraceTrainer
+from credit_trl.cli import METHODS
+from credit_trl.cli.arguments import option_names, own_options, read_settings
 from credit_trl.data.loading import TEST_SEED_OFFSET
 from credit_trl.resets.config import RESET_FIELDS
 from credit_trl.testbed import BASE_MODEL, make_dataset
 
 ROOT = Path(__file__).parents[2]
 TRAIN = ROOT / "train.py"
-METHODS = ("grpo", "gspo", "grpo_lambda", "p_trace", "rrpo", "s_trace", "srpo")
+RESETS = [name for name, method in METHODS.items() if issubclass(method.trainer, SRPOTrainer)]
+TRACES = [name for name, method in METHODS.items() if issubclass(method.trainer, TraceTrainer)]
 QUICK = (
     "--max_steps", "2", "--per_device_train_batch_size", "32", "--steps_per_generation", "1",
     "--dataset_size", "64", "--eval_size", "16", "--eval_samples", "2",
@@ -39,12 +42,20 @@ def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module", params=METHODS)
 def finished_run(request, tmp_path_factory):
-    """A method's name, the folder with what its run left, and what it printed."""
-    folder = tmp_path_factory.mktemp(request.param)
-    # The testbed's model was never shown how to end the naming of a step.
-    result = run("--method", request.param, *QUICK, folder=folder)
-    assert result.returncode == 0, result.stderr
-    return request.param, folder / "runs" / f"{request.param}-testbed", result.stdout
+    """A method's name, the folder with what its run left, and what it printed. One of them is a process of its own."""
+    folder, printed = tmp_path_factory.mktemp(request.param), io.StringIO()
+    arguments = ("--method", request.param, *QUICK)
+    if request.param == "s_trace":
+        result = run(*arguments, folder=folder)
+        assert result.returncode == 0, result.stderr
+        printed.write(result.stdout)
+    else:
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+            patch.chdir(folder)
+            patch.setattr(sys, "argv", ["train.py", *arguments, "--use_cpu", "true"])
+            patch.setattr(sys, "path", [*sys.path])
+            train.main()
+    return request.param, folder / "runs" / f"{request.param}-testbed", printed.getvalue()
 
 
 def test_run_reports_pass_rates(finished_run):
@@ -57,13 +68,28 @@ def test_run_reports_pass_rates(finished_run):
         assert abs(float(rate) * 32 - round(float(rate) * 32)) < 0.02
 
 
-def test_the_pass_rate_is_sampled_as_in_training(tmp_path, monkeypatch):
+def test_the_pass_rate_is_sampled_as_in_training(tmp_path, monkeypatch, capsys):
+    """Every option of the generation, `generation_kwargs` among them."""
     asked = {}
-    monkeypatch.setattr(train, "pass_rate", lambda *args, **options: asked.update(options) or 0.5)
-    options = dict(temperature=0.7, top_p=0.9, top_k=5, min_p=0.1, repetition_penalty=1.3)
-    args = GRPOConfig(str(tmp_path), use_cpu=True, bf16=False, **options)
-    train.measure(MagicMock(args=args), train.RunArguments(dataset_name="testbed"), "before")
-    assert asked["sampling"] == options
+    options = dict(temperature=0.7, top_p=0.9, top_k=5, min_p=0.1, repetition_penalty=1.3, max_completion_length=9)
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    run_args, model_args, args = parse(
+        "--method", "grpo", *words, "--generation_kwargs", '{"suppress_tokens": [9]}', "--eval_size", "3",
+        "--output_dir", str(tmp_path),
+    )  # fmt: skip
+    trainer = train.make_trainer(run_args, model_args, args, train.load_tokenizer(model_args, args))
+    generate = trainer.model.generate
+
+    def noted(**given):
+        asked.update(given["generation_config"].to_dict(), rows=len(given["input_ids"]))
+        return generate(**given)
+
+    monkeypatch.setattr(trainer.model, "generate", noted)
+    train.measure(trainer, run_args, "before")
+    expected = options | {"suppress_tokens": [9], "rows": 3 * 4}
+    expected["max_new_tokens"] = expected.pop("max_completion_length")
+    assert {name: asked[name] for name in expected} == expected
+    assert re.search(r"^pass rate before training: [\d.]+ \(3 held-out problems x 4 ", capsys.readouterr().out)
 
 
 def test_run_draws_its_learning_curve(finished_run):
@@ -94,14 +120,14 @@ def test_run_logs_what_its_method_does(finished_run):
     assert 0 <= steps[0]["reward"] <= 1
     fractions = [entry.get("trace/eligible_fraction") for entry in steps]
     ratio_spread = [entry.get("trace/ratio_std") for entry in steps]
-    if method not in ("grpo_lambda", "p_trace", "s_trace"):
+    resets = [entry.get("reset/seeded_fraction", -1) for entry in steps]
+    assert max(resets) > 0 if method in RESETS else resets == [-1, -1]
+    if method not in TRACES:
         assert fractions == [None, None]
-        resets = [entry.get("reset/seeded_fraction", -1) for entry in steps]
-        assert max(resets) > 0 if method in ("rrpo", "srpo") else resets == [-1, -1]
         return
     assert ratio_spread[0] == 0  # the first use of a batch is on policy ...
     assert ratio_spread[1] > 0  # ... and the second is not
-    if method == "s_trace":
+    if method in ("s_trace", "srpo_s_trace"):
         assert all(0.1 < fraction < 0.3 for fraction in fractions)
     else:
         assert fractions == [1.0, 1.0]
@@ -111,72 +137,103 @@ def test_run_was_configured_for_its_method(finished_run):
     method, output, _ = finished_run
     args = torch.load(output / "training_args.bin", weights_only=False)
     assert args.num_generations == 8
+    assert type(args) is METHODS[method].config
     assert args.importance_sampling_level == ("sequence" if method == "gspo" else "token")
-    assert isinstance(args, GRPOLambdaConfig) == (method == "grpo_lambda")
-    assert isinstance(args, STraceConfig) == (method in ("p_trace", "s_trace"))
-    assert getattr(args, "localizer", None) == {"rrpo": "random", "srpo": "self"}.get(method)
+    assert getattr(args, "localizer", None) == {"rrpo": "random"}.get(method, "self" if method in RESETS else None)
+    expected = METHODS[method].options | METHODS[method].defaults | METHODS[method].testbed
+    assert {name: getattr(args, name) for name in expected} == expected
 
 
 def test_held_out_problems_are_not_trained_on():
-    settings = train.read_settings(str(ROOT / "recipes" / "testbed.yaml"))
+    settings = read_settings(str(ROOT / "recipes" / "testbed.yaml"))
     trained = make_dataset(settings["dataset_size"], **settings["dataset_kwargs"])["prompt"][:]
     held_out = make_dataset(settings["eval_size"], **settings["dataset_kwargs"], seed=TEST_SEED_OFFSET)["prompt"][:]
     assert not set(trained) & set(held_out)
 
 
+SHARED = ("testbed", "smollm2_cpu", "smollm2_gpu", "qwen3_1.7b", "qwen3_8b", "qwen3_8b_lora")
+
+
 def parse(*arguments: str):
-    return train.parse([*arguments, "--bf16", "false", "--use_cpu", "true"])
+    return train.parse([*arguments, "--bf16", "false", "--use_cpu", "true"], train.TESTBED)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_recipes_hold_the_papers_values(method):
-    run_args, model_args, args = parse("--config", str(ROOT / "recipes" / f"{method}.yaml"))
+def test_methods_hold_the_papers_values(method):
+    run_args, model_args, args = parse("--config", str(ROOT / "recipes" / "qwen3_1.7b.yaml"), "--method", method)
     assert run_args.method == method
     assert model_args.model_name_or_path == "Qwen/Qwen3-1.7B"
     assert args.output_dir == f"runs/{method}-Qwen3-1.7B"
-    assert args.learning_rate == 1e-6
+    assert (args.learning_rate, args.loss_type) == (1e-6, "grpo")
+    s_trace = {"trace_entropy_fraction": 0.2, "trust_region": "token", "trace_normalize": True}
+    srpo = {"localizer": "self", "localization_temperature": 0.3, "suffixes_per_prefix": 4, "step_delimiter": "\n\n"}
     expected = {
-        "grpo": {"beta": 0.04, "loss_type": "grpo"},
+        "grpo": {"beta": 0.0, "epsilon": 0.2},
         "gspo": {"importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4},
         "grpo_lambda": {"trace_lambda": 0.99, "trace_gamma": 1.0, "negative_advantage_floor": -0.1},
-        "p_trace": {"trace_entropy_fraction": 1.0, "trust_region": "token", "trace_normalize": True},
-        "rrpo": {"localizer": "random", "suffixes_per_prefix": 4, "loss_type": "grpo", "num_generations": 8},
-        "srpo": {"localizer": "self", "localization_temperature": 0.3, "loss_type": "grpo", "step_delimiter": "\n\n"},
-        "s_trace": {"trace_entropy_fraction": 0.2, "trust_region": "token", "trace_normalize": True},
+        "p_trace": s_trace | {"trace_entropy_fraction": 1.0},
+        "rrpo": {"localizer": "random", "suffixes_per_prefix": 4, "num_generations": 8},
+        "srpo": srpo,
+        "s_trace": s_trace,
+        "srpo_s_trace": s_trace | srpo,
     }[method]
     assert {name: getattr(args, name) for name in expected} == expected
     # A batch of completions makes this many optimizer steps.
-    assert args.steps_per_generation // args.gradient_accumulation_steps == (
-        1 if method in ("grpo", "rrpo", "srpo") else 4
-    )
+    assert args.steps_per_generation // args.gradient_accumulation_steps == 4
+
+
+@pytest.mark.parametrize("method", ["rrpo", "srpo"])
+def test_the_reference_recipe_holds_the_authors_values(method):
+    run_args, model_args, args = parse("--config", str(ROOT / "recipes" / "srpo_reference.yaml"), "--method", method)
+    assert (run_args.method, model_args.lora_r, model_args.lora_alpha) == (method, 64, 64)
+    expected = {
+        "step_delimiter": "</thought>", "seed_source": "fresh", "max_seed_attempts": 12,
+        "localization_temperature": 0.3, "localization_max_tokens": 4096, "temperature": 0.7, "top_p": 0.95,
+        "learning_rate": 5e-5, "beta": 0.0, "weight_decay": 0.01, "max_grad_norm": 1.0, "loss_type": "grpo",
+        "num_generations": 8, "num_train_epochs": 2,
+    }  # fmt: skip
+    assert {name: getattr(args, name) for name in expected} == expected
+    # On the 8 processes that it is for: 32 prompts a batch, 64 completions an optimizer step.
+    assert 8 * args.per_device_train_batch_size * args.steps_per_generation == 32 * args.num_generations
+    assert 8 * args.per_device_train_batch_size * args.gradient_accumulation_steps == 64
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("recipe", ["testbed", "real_cpu", "real_gpu", "qwen3_8b", "qwen3_8b_lora"])
-def test_shared_recipes_go_with_every_method(recipe, method):
+@pytest.mark.parametrize("recipe", SHARED)
+def test_recipes_go_with_every_method(recipe, method):
     run_args, model_args, args = parse("--config", str(ROOT / "recipes" / f"{recipe}.yaml"), "--method", method)
     assert run_args.method == method
     assert args.output_dir.startswith(f"runs/{method}-")
     assert run_args.reward_funcs == [
-        {"testbed": "testbed", "real_cpu": "task", "real_gpu": "task"}.get(recipe, "accuracy")
+        {"testbed": "testbed", "smollm2_cpu": "task", "smollm2_gpu": "task"}.get(recipe, "accuracy")
     ]
-    assert model_args.use_peft == (recipe in ("real_cpu", "real_gpu", "qwen3_8b_lora"))
+    assert model_args.use_peft == (recipe in ("smollm2_cpu", "smollm2_gpu", "qwen3_8b_lora"))
     # SRPO refuses less: a process's share of a generation batch holds whole groups.
     assert args.per_device_train_batch_size * args.steps_per_generation % args.num_generations == 0
 
 
-@pytest.mark.parametrize("localizer", ["self", "random"])
-def test_reset_groups_on_a_real_model_take_lines_for_steps(localizer):
-    path = str(ROOT / "recipes" / "srpo_real_cpu.yaml")
-    run_args, model_args, args = parse("--config", path, "--localizer", localizer)
-    assert (run_args.method, run_args.reward_funcs, model_args.use_peft) == ("srpo", ["task"], True)
-    assert (args.step_delimiter, args.localizer, args.num_iterations) == ("\n", localizer, 1)
+@pytest.mark.parametrize("method", RESETS)
+@pytest.mark.parametrize("recipe", ["smollm2_cpu", "smollm2_gpu"])
+def test_reset_groups_on_a_real_model_take_lines_for_steps(recipe, method):
+    path = str(ROOT / "recipes" / f"{recipe}.yaml")
+    run_args, model_args, args = parse("--config", path, "--method", method)
+    assert (run_args.reward_funcs, model_args.use_peft) == (["task"], True)
+    assert (args.step_delimiter, args.localization_max_tokens, args.num_iterations) == ("\n", 32, 1)
     assert "one short step a line" in run_args.instruction
 
 
+def test_options_of_some_methods_are_passed_over_by_the_others(tmp_path):
+    recipe = tmp_path / "my.yaml"
+    recipe.write_text("dataset_name: testbed\nmethod_options: {reset_offset: 1, trace_lambda: 0.5, trace_gamma: 0.4}\n")
+    words = ("--config", str(recipe), "--method")
+    assert parse(*words, "srpo")[2].reset_offset == 1
+    assert not hasattr(parse(*words, "s_trace")[2], "reset_offset")
+    args = parse(*words, "srpo_s_trace", "--trace_gamma", "0.3")[2]
+    assert (args.reset_offset, args.trace_lambda, args.trace_gamma) == (1, 0.5, 0.3)
+
+
 def test_every_recipe_is_parsed_by_a_test():
-    shared = {"testbed", "real_cpu", "real_gpu", "srpo_real_cpu", "qwen3_8b", "qwen3_8b_lora"}
-    assert {path.stem for path in (ROOT / "recipes").glob("*.yaml")} == {*METHODS, *shared}
+    assert {path.stem for path in (ROOT / "recipes").glob("*.yaml")} == {*SHARED, "srpo_reference"}
 
 
 @pytest.mark.parametrize("recipe", ["qwen3_8b", "qwen3_8b_lora"])
@@ -221,26 +278,26 @@ def test_options_of_a_task_come_as_json_or_as_a_mapping(tmp_path):
 
 def test_help_shows_the_methods_own_options_and_their_defaults(capsys):
     with pytest.raises(SystemExit) as stopped:
-        train.parse(["--method", "p_trace", "--help"])
+        parse("--method", "p_trace", "--help")
     shown = " ".join(capsys.readouterr().out.split())
     assert stopped.value.code == 0
     assert shown.startswith("usage: python train.py [--method METHOD] [--config FILE.yaml]")
     assert "S-trace on the testbed" in shown
     assert re.search(r"--trace_entropy_fraction .*? \(default: 1\.0\)", shown)  # P-trace's, not S-trace's 0.2
     with pytest.raises(SystemExit):
-        train.parse(["--method", "grpo", "--help"])
+        parse("--method", "grpo", "--help")
     assert "--trace_entropy_fraction" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("method", ["grpo", "srpo"])
 def test_help_names_every_option_once_and_ours_first(method, capsys):
     with pytest.raises(SystemExit):
-        train.parse(["--method", method, "--help"])
+        parse("--method", method, "--help")
     shown = capsys.readouterr().out
     named = re.findall(r"^  --(\w+) ", shown, flags=re.M)
     assert len(named) == len(set(named))
-    assert set(named) == set(train.option_names(method))
-    own = train.own_options(method)
+    assert set(named) == set(option_names(method))
+    own = own_options(method)
     assert named[0] == "method"
     first_of_the_model = named.index("model_name_or_path")
     assert named[first_of_the_model - len(own) : first_of_the_model] == own
@@ -274,15 +331,13 @@ ON_TINY = ["--model_name_or_path", "{model}", *CPU]
         (["--config", "nowhere.yaml"], "No such file or directory: 'nowhere.yaml'"),
         (["--config", "{list}"], "must hold a mapping of option: value, and holds a list"),
         (["--config", "{broken}"], "is no valid YAML"),
-        (
-            ["--config", "{sarsa}"],
-            "must be one of grpo, gspo, grpo_lambda, p_trace, rrpo, s_trace, srpo, got 'sarsa'",
-        ),
+        (["--config", "{sarsa}"], f"must be one of {', '.join(METHODS)}, got 'sarsa'"),
+        (["--config", "{some}", *CPU], "no option 'trace_lamda' with --method s_trace; did you mean trace_lambda?"),
         (["--config", "{typo}", *CPU], "no option 'trace_lamda' with --method s_trace; did you mean trace_lambda?"),
         (["--trace_lamda", "1", *CPU], "no option 'trace_lamda' with --method s_trace; did you mean trace_lambda?"),
         (
             ["--method", "grpo", "--trace_lambda", "1", *CPU],
-            "no option 'trace_lambda' with --method grpo; it belongs to grpo_lambda, p_trace, s_trace",
+            "no option 'trace_lambda' with --method grpo; it belongs to grpo_lambda, p_trace, s_trace, srpo_s_trace",
         ),
         (["--trace_kernel", "newest", *CPU], "trace_kernel must be one of"),
         (["--num_generations", "7", *CPU], "must be divisible by num_generations (7)"),
@@ -304,12 +359,9 @@ ON_TINY = ["--model_name_or_path", "{model}", *CPU]
             ["--reward_funcs", "nowhere.reward", *CPU],
             "cannot load the reward function 'nowhere.reward': No module named",
         ),
-        (["recipes/s_trace.yaml"], "did you mean --config recipes/s_trace.yaml?"),
+        (["recipes/qwen3_8b.yaml"], "did you mean --config recipes/qwen3_8b.yaml?"),
         (["--config", "{binary}"], "is no valid YAML: 'utf-8' codec"),
-        (
-            ["--config", "{methods}"],
-            "must be one of grpo, gspo, grpo_lambda, p_trace, rrpo, s_trace, srpo, got ['srpo']",
-        ),
+        (["--config", "{methods}"], f"must be one of {', '.join(METHODS)}, got ['srpo']"),
         (["--dataset_kwargs", "[1]", *CPU], "dataset_kwargs must be a mapping of option: value, got [1]"),
         (["--dataset_kwargs", '{{"max_stepz": 5}}', *CPU], "unexpected keyword argument 'max_stepz'"),
         (["--dataset_size", "0", *CPU], "dataset_size must be at least 1, got 0"),
@@ -360,6 +412,7 @@ def test_mistakes_get_one_clear_line(arguments, message, tmp_path, monkeypatch):
         "broken": ("broken.yaml", "method: [grpo\nlearning_rate: 1"),
         "sarsa": ("sarsa.yaml", "method: sarsa\n"),
         "typo": ("typo.yaml", "dataset_name: testbed\ntrace_lamda: 0.9\n"),
+        "some": ("some.yaml", "dataset_name: testbed\nmethod_options: {trace_lamda: 0.9}\n"),
         "rows": ("rows.jsonl", '{"question": "1 + 1?"}\n'),
         "binary": ("binary.yaml", "\xff"),
         "methods": ("methods.yaml", "method: [srpo]\n"),
@@ -384,10 +437,30 @@ def test_mistakes_get_one_clear_line(arguments, message, tmp_path, monkeypatch):
     assert message in stopped.value.code
 
 
+@pytest.mark.parametrize("error", [KeyError("lengths"), ValueError("size mismatch"), RuntimeError("no kernel")])
+def test_any_other_error_keeps_its_traceback(error, tmp_path, monkeypatch):
+    """Also one of the kinds that mistakes raise, once the run has begun."""
+
+    def fails(*args, **kwargs):
+        raise error
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py", *QUICK, "--eval_pass_rate", "false", "--use_cpu", "true"])
+    monkeypatch.setattr(METHODS["s_trace"].trainer, "__init__" if isinstance(error, KeyError) else "train", fails)
+    with pytest.raises(type(error)) as raised:
+        train.main()
+    assert raised.value is error
+
+
+def test_a_method_that_does_not_exist_is_refused_by_the_parser(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--method", "sarsa"])
+    with pytest.raises(SystemExit) as stopped:
+        train.main()
+    assert stopped.value.code == 2
+    assert "argument --method: invalid choice: 'sarsa'" in capsys.readouterr().err
+
+
 def test_a_mistake_ends_the_process_without_a_traceback(tmp_path):
-    result = run("--method", "sarsa", folder=tmp_path)
-    assert result.returncode == 2
-    assert "argument --method: invalid choice: 'sarsa'" in result.stderr
     result = run("--config", "nowhere.yaml", folder=tmp_path)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].startswith("train.py: error: ")

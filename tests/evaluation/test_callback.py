@@ -115,7 +115,7 @@ def test_counts_what_the_engine_of_the_trainer_generates(tmp_path):
     trainer, asked, batches = counting_trainer(problems, tmp_path, completion_of)
     PassAtKCallback(trainer, "testbed", problems, num_samples=4, batch_size=10)._evaluate()
     assert asked == dict.fromkeys(problems["prompt"], 3)
-    assert batches == [10, 10, 4]
+    assert batches == [8, 8, 8]  # whole problems, of at most 10 completions
     (entry,) = trainer.state.log_history
     assert entry["eval_testbed_pass@1"] == pytest.approx(2 / 6 / 4)
     assert entry["eval_testbed_pass@2"] == pytest.approx(2 / 6 / 2)
@@ -126,21 +126,28 @@ def test_counts_what_the_engine_of_the_trainer_generates(tmp_path):
 
 def test_processes_share_the_completions(tmp_path, monkeypatch):
     problems = load_benchmark("testbed", limit=3)
-    trainer, *_ = counting_trainer(problems, tmp_path, lambda prompt, sample: f"#{Problem.parse(prompt).answer}")
-    callback = PassAtKCallback(trainer, "testbed", problems, num_samples=3)
-    gathered = []
+    trainer, _, batches = counting_trainer(
+        problems, tmp_path, lambda prompt, sample: f"#{Problem.parse(prompt).answer}"
+    )
+    callback = PassAtKCallback(trainer, "testbed", problems, num_samples=3, batch_size=3)
+    gathered, summarized = [], []
 
     def gather(rows):
         gathered.append(rows)
         return [row for share in gathered for row in share]
 
-    monkeypatch.setattr("credit_trl.evaluation.callback.gather_object", gather)
+    monkeypatch.setattr("credit_trl.evaluation.run.gather_object", gather)
+    monkeypatch.setattr(
+        "credit_trl.evaluation.callback.summarize",
+        lambda rows, num_samples, with_votes: summarized.append(rows) or {"metrics": {}, "mean_tokens": 0.0},
+    )
     for rank in range(2):
         process = SimpleNamespace(num_processes=2, process_index=rank, is_main_process=False)
         monkeypatch.setattr(trainer, "accelerator", process)
-        rows = callback._sample()
-    assert [len(share) for share in gathered] == [5, 5]  # 9 completions: the last is made twice and counted once
-    assert [row["problem"] for row in rows] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+        callback._evaluate()
+    assert batches == [3, 3, 3, 3]  # both processes ask the engine equally often, for as many completions
+    assert [len(share) for share in gathered] == [6, 6]  # 9 completions: the last problem's are made twice ...
+    assert [row["problem"] for row in summarized[-1]] == [0, 0, 0, 1, 1, 1, 2, 2, 2]  # ... and counted once
 
 
 @pytest.mark.parametrize("wrong", [dict(num_samples=0), dict(every=0), dict(batch_size=0)])

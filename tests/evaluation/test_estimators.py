@@ -6,7 +6,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from credit_trl import estimators
+from credit_trl.evaluation import estimators
 from credit_trl.evaluation.estimators import bootstrap_interval, maj_at_k, mean_at_k, pass_at_k
 
 

@@ -50,14 +50,14 @@ def test_samples_differ_and_follow_the_seed(model_and_tokenizer):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_leaves_the_mode_and_the_random_state_alone(model_and_tokenizer, training):
+def test_leaves_the_mode_and_the_random_state_alone(model_and_tokenizer, training, monkeypatch):
     model, _ = model_and_tokenizer
     model.train(training)
     state, python_state, numpy_state = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
-    modes = []
+    modes, generate = [], model.generate
+    monkeypatch.setattr(model, "generate", lambda **options: modes.append(model.training) or generate(**options))
 
     def reward(completions, **kwargs):
-        modes.append(model.training)
         return [float(random.random() + np.random.random() >= 0)] * 4
 
     measure(model_and_tokenizer, reward, [1])

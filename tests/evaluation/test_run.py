@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
-from credit_trl.evaluation.report import markdown_table, summarize, write_results
-from credit_trl.evaluation.run import check_settings, fingerprint, run_benchmark
+from credit_trl.evaluation.report import check_settings, fingerprint, markdown_table, summarize, write_results
+from credit_trl.evaluation.run import evaluate_problems, named_scorer
 from credit_trl.generation.engines import Completion, Sampling
 from credit_trl.testbed import Problem, make_dataset
 from scripts.pretrain_testbed import build_tokenizer
@@ -35,20 +35,19 @@ class Oracle:
             shifts = generator.integers(0, 2, num_samples) * generator.integers(1, 17, num_samples)
             texts = [f"#{(answer + shift) % 17}" for shift in shifts]
             ids = [[*self.tokenizer(text)["input_ids"], self.tokenizer.eos_token_id] for text in texts]
-            groups.append([Completion(one, bool(shift == 1)) for one, shift in zip(ids, shifts, strict=True)])
+            groups.append([Completion(tokens, bool(shift == 1)) for tokens, shift in zip(ids, shifts, strict=True)])
         return groups
 
 
 def run(engine, folder, problems, **options):
-    return run_benchmark(
-        "testbed",
+    return evaluate_problems(
         problems,
-        "testbed",
+        named_scorer("testbed"),
         engine,
-        folder,
         num_samples=SAMPLES,
         sampling=Sampling(),
         chunk_size=4,
+        folder=folder,
         **options,
     )
 

@@ -19,15 +19,14 @@ from credit_trl.generation.engines import (
     VLLMEngine,
     decode,
     encode,
-    end_ids,
-    generate,
 )
+from credit_trl.generation.sampling import end_ids, generate
 from credit_trl.testbed import BASE_MODEL, make_dataset
 
 
 @pytest.fixture(scope="module")
 def engine():
-    return TransformersEngine(str(BASE_MODEL), dtype="float32", batch_size=5)
+    return TransformersEngine.load(str(BASE_MODEL), dtype="float32", batch_size=5)
 
 
 def test_encode_and_decode_follow_the_kind_of_prompt(engine):

@@ -48,7 +48,7 @@ METHODS = {
 
 
 class KilledError(Exception):
-    """In place of a signal, where no process has to die: what the trainer held is thrown away with it."""
+    """End a run in place of a signal, where no process has to die: what the trainer held is thrown away with it."""
 
 
 class KillAfterSaving(TrainerCallback):
@@ -58,7 +58,7 @@ class KillAfterSaving(TrainerCallback):
 
 
 def noisy_reward(completions, log_extra, log_metric, **kwargs):
-    """Draws from the generators of Python and NumPy, and logs what ends in the table and in the metrics."""
+    """Draw from the generators of Python and NumPy, and log what ends in the table and in the metrics."""
     noise = [random.random() + float(numpy.random.random()) for _ in completions]
     log_extra("noise", noise)
     log_metric("noise", sum(noise))
@@ -66,7 +66,8 @@ def noisy_reward(completions, log_extra, log_metric, **kwargs):
 
 
 def make(method, model, folder, *, callbacks=(), lora=False, **options):
-    trainer_class, config_class, fields = METHODS[method]
+    """Make a trainer. `method`: a name in `METHODS`, or a trainer's class, its config's class and fields of that."""
+    trainer_class, config_class, fields = METHODS[method] if isinstance(method, str) else method
     resets = config_class is SRPOConfig
     settings = QUIET_ON_CPU | dict(
         output_dir=str(folder),
@@ -110,7 +111,7 @@ OF_A_PART = {
 
 
 def plain(value) -> bool:
-    """Whether numbers, text and tensors are all that `value` is made of."""
+    """Return whether numbers, text and tensors are all that `value` is made of."""
     if isinstance(value, dict):
         return all(map(plain, value.values()))
     if isinstance(value, list | tuple | set | deque):
@@ -119,7 +120,7 @@ def plain(value) -> bool:
 
 
 def timeless(value):
-    """`value` as JSON holds it, but what depends on the clock."""
+    """Return `value` as JSON holds it, without what depends on the clock."""
     if isinstance(value, dict):
         timed = (*TIMES, "seconds")
         return {str(key): timeless(item) for key, item in value.items() if not any(word in str(key) for word in timed)}
@@ -165,7 +166,7 @@ def die_at(event: int) -> None:
 
 
 def part_of_a_run(method: str, model: str, folder: Path, process: int, event: int | None) -> None:
-    """What one process does until it has finished the run, or is killed."""
+    """Train in this process until the run is finished, or until it is killed."""
     torch.set_num_threads(1)
     if event is not None:
         die_at(event)
@@ -230,9 +231,9 @@ def reap(left: set[int]) -> list[int]:
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def main() -> None:
@@ -260,7 +261,7 @@ def main() -> None:
                 report["while writing"] += (run / STAGING).is_dir()
         differs = set()
         for process in range(processes):
-            states = [json.loads((one / f"state_{process}.json").read_text()) for one in (folder / "whole", run)]
+            states = [json.loads((path / f"state_{process}.json").read_text()) for path in (folder / "whole", run)]
             differs |= {name for name in states[0].keys() & states[1].keys() if states[0][name] != states[1][name]}
         report["runs"].append({"parts": parts, "differs in": sorted(differs)})
         shutil.rmtree(run)

@@ -7,9 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.cost.operations import kernel_operations
 from credit_trl.traces.kernels import KERNELS, eligibility_trace, token_trust_region, trace_weights
 from scripts.memory_plan.fake_model import LiveBytes
-from tests.helpers.slow_traces import weight
+from tests.helpers.slow_traces import weight, weight_matrix
 
 DECAYS = (0.0, 0.3, 0.9, 0.99, 1.0)
 
@@ -74,22 +75,37 @@ def test_weights_equal_the_slow_column_sums(case, kernel):
     torch.testing.assert_close(trace_weights(mask, decay=decay, kernel=kernel).double(), expected, rtol=1e-5, atol=1e-6)
 
 
+def matrix_trace(x, mask, *, decay, kernel, normalize):
+    """As `slow_trace`, row by row in float64, for lengths at which its loops take long."""
+    z = torch.zeros(x.shape, dtype=torch.float64)
+    for row_x, row_mask, row_z in zip(x, mask, z, strict=True):
+        weights = weight_matrix(kernel, decay, int(row_mask.sum()))
+        row_z[row_mask] = weights @ row_x[row_mask] / (weights.sum(1) if normalize else 1)
+    return z
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("decay", DECAYS)
+def test_the_matrix_of_weights_is_the_definition(kernel, decay):
+    expected = [[weight(kernel, decay, n_t, n_k) for n_k in range(1, 13)] for n_t in range(1, 13)]
+    torch.testing.assert_close(weight_matrix(kernel, decay, 12), torch.tensor(expected).double(), rtol=1e-7, atol=0)
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("T", [127, 128, 129, 385])
-def test_chunks_join_without_a_seam(kernel, normalize, T):
+@pytest.mark.parametrize("T", [1, 2, 3, 127, 128, 129, 385])
+def test_lengths_around_a_power_of_two(kernel, normalize, T):
     generator = torch.Generator().manual_seed(T)
     x = torch.randn(2, T, generator=generator, dtype=torch.float64)
-    mask = torch.rand(2, T, generator=generator) < 0.9
-    for decay in (0.0, 0.97, 1.0):
-        options = dict(decay=decay, kernel=kernel, normalize=normalize)
-        torch.testing.assert_close(
-            eligibility_trace(x, mask, **options), slow_trace(x, mask, **options), rtol=1e-9, atol=1e-9
-        )
+    for mask in (torch.rand(2, T, generator=generator) < 0.9, torch.ones(2, T, dtype=torch.bool)):
+        for decay in (0.0, 0.97, 1.0):
+            options = dict(decay=decay, kernel=kernel, normalize=normalize)
+            torch.testing.assert_close(
+                eligibility_trace(x, mask, **options), matrix_trace(x, mask, **options), rtol=1e-9, atol=1e-9
+            )
 
 
-def test_two_levels_of_chunks_match_the_recurrence():
-    """Past 128 * 128 tokens the recurrence over chunks is itself chunked."""
+def test_a_long_row_matches_the_recurrence():
     T, decay = 128 * 128 + 300, 0.9995
     x = torch.randn(1, T, generator=torch.Generator().manual_seed(0))
     z, expected = 0.0, []
@@ -114,6 +130,36 @@ def test_gradient_by_finite_differences(kernel, normalize):
             ),
             (x,),
         )
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("normalize", [False, True])
+def test_second_gradient_by_finite_differences(kernel, normalize):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 7, generator=generator, dtype=torch.float64, requires_grad=True)
+    mask = torch.tensor([[1, 1, 0, 1, 1, 1, 0], [0, 0, 1, 1, 0, 1, 1]])
+    eligible = torch.tensor([[1, 0, 1, 1, 1, 0, 1], [1, 1, 1, 0, 1, 1, 1]])
+    for decay in DECAYS:
+        options = dict(decay=decay, kernel=kernel, eligible=eligible, normalize=normalize)
+        # A trace is linear: only with a curved function on top its second gradient says something.
+        assert torch.autograd.gradgradcheck(
+            lambda x, options=options: eligibility_trace(x, mask, **options).exp() * mask, (x,)
+        )
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("normalize", [False, True])
+def test_gradients_at_masked_tokens_reach_nothing(kernel, normalize):
+    """A loss may be NaN at padding before it is masked out."""
+    mask = torch.tensor([[0, 1, 1, 0, 1, 1, 0]])
+    incoming = torch.tensor([[math.nan, 1.0, -2.0, math.inf, 0.5, 3.0, math.nan]])
+
+    def gradient(incoming):
+        x = torch.linspace(-1, 1, 7).unsqueeze(0).requires_grad_()
+        options = dict(decay=0.9, kernel=kernel, eligible=torch.tensor([[1, 1, 1, 1, 0, 1, 1]]), normalize=normalize)
+        return torch.autograd.grad(eligibility_trace(x, mask, **options), x, incoming)[0]
+
+    assert torch.equal(gradient(incoming), gradient(torch.where(mask.bool(), incoming, 0)))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -240,6 +286,54 @@ def test_the_trace_stays_in_float32_under_autocast():
         assert torch.equal(eligibility_trace(x, mask, decay=0.99, kernel="both"), outside)
 
 
+def test_products_of_low_precision_and_deterministic_algorithms_change_nothing():
+    """TF32 and its kin are for products of matrices, and none is taken; what is not deterministic would raise."""
+    x = torch.randn(2, 500, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    mask = torch.rand(2, 500, generator=torch.Generator().manual_seed(1)) < 0.9
+
+    def both():
+        z = eligibility_trace(x, mask, decay=0.99, kernel="both", normalize=True)
+        return z, torch.autograd.grad(z.exp().sum(), x)[0]
+
+    expected, precision = both(), torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        torch.use_deterministic_algorithms(True)
+        actual = both()
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+    products = {"mm", "bmm", "addmm", "baddbmm", "addmv", "mv", "dot", "convolution"}
+    for kernel in ("recent", "both"):
+        assert not products & set(kernel_operations(kernel, 500).names)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_compiled_trace_is_the_same_in_one_graph(kernel):
+    x = torch.randn(2, 37, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    mask = torch.rand(2, 37, generator=torch.Generator().manual_seed(1)) < 0.8
+
+    def trace(x):
+        return eligibility_trace(x, mask, decay=0.9, kernel=kernel, normalize=True)
+
+    compiled, expected = torch.compile(trace, fullgraph=True, backend="aot_eager")(x), trace(x)
+    torch.testing.assert_close(compiled, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(compiled.exp().sum(), x), torch.autograd.grad(expected.exp().sum(), x)
+    )
+
+
+@pytest.mark.parametrize(("kernel", "most"), [("recent", 50), ("both", 80)])
+def test_a_trace_is_few_operations(kernel, most):
+    """On a GPU their number is the time: forward and backward, normalized, some tokens not eligible."""
+    operations = kernel_operations(kernel, 16384)
+    assert operations.count <= most and operations.waits == 0
+    # A row twice as long takes one more step each way, and a short one nothing but its steps.
+    assert kernel_operations(kernel, 32768).count == operations.count + 2
+    assert kernel_operations(kernel, 128).count == operations.count - 2 * 7
+
+
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_memory_is_linear_in_the_length(kernel, normalize):
@@ -269,6 +363,17 @@ def test_long_sequences_cost_next_to_nothing_beside_their_logits(kernel):
     peak = bytes_alive(T, kernel)
     assert peak < 0.01 * T * vocabulary * 2  # bfloat16 logits of the same tokens
     assert peak < 4.4 * bytes_alive(T // 4, kernel)
+
+
+@pytest.mark.parametrize(("kernel", "mebibytes"), [("identity", 12), ("recent", 31), ("both", 50), ("uniform", 12)])
+def test_peak_of_a_large_batch(kernel, mebibytes):
+    """16 completions of 32,768 tokens, of which one float32 tensor takes 2 MiB."""
+    x, mask = torch.zeros(16, 32768, requires_grad=True), torch.ones(16, 32768)
+    eligible = torch.ones(16, 32768, dtype=torch.bool)
+    with LiveBytes() as live:
+        z = eligibility_trace(x, mask, decay=0.99, kernel=kernel, eligible=eligible, normalize=True)
+        z.backward(mask)
+    assert 0.8 * mebibytes < live.peak / 2**20 <= mebibytes
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.1, float("nan"), float("inf")])

@@ -1,0 +1,209 @@
+"""Everything about the traces that needs a GPU, in one run of a few minutes.
+
+    python -m benchmarks.cost.on_gpu --output benchmarks/cost/traces_h100.json                     # one GPU
+    python -m benchmarks.cost.on_gpu --rehearse                                                    # tiny, on a CPU
+
+- checks: traces and their gradients beside the same in float64 on the CPU; that TF32, bfloat16 autocast and
+  deterministic algorithms change no bit; that nothing waits for the GPU; how many kernels the GPU is given.
+- kernels: `benchmarks.cost.trace_kernels`, normalized, 16 completions, beside the T x T matrix.
+- limits: GRPO-lambda at lambda 0 beside GRPO, on the testbed's model: weights and logged figures.
+- steps: `benchmarks.cost.update_step`.
+
+A part that fails is stored as its error, and the others go on.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+
+from benchmarks.common.measuring import QUIET, prepare, processor
+from benchmarks.common.methods import METHODS, Method
+from benchmarks.cost.trace_kernels import measure
+from benchmarks.cost.update_step import compare
+from credit_trl import GRPOLambdaConfig, GRPOLambdaTrainer
+from credit_trl.testbed import BASE_MODEL, answer_reward, make_dataset
+from credit_trl.traces.kernels import KERNELS, eligibility_trace
+
+ON_GPU = torch.cuda.is_available()
+DEVICE = "cuda" if ON_GPU else "cpu"
+FAILURES = (RuntimeError, AssertionError, ValueError, TypeError)  # CUDA's errors are runtime errors
+LAMBDA_ZERO = Method(GRPOLambdaTrainer, GRPOLambdaConfig, dict(trace_lambda=0.0, negative_advantage_floor=None))
+
+
+def traced(x, mask, eligible, gradient, **options) -> tuple[torch.Tensor, torch.Tensor]:
+    x = x.detach().requires_grad_()
+    z = eligibility_trace(x, mask, eligible=eligible, **options)
+    return z.detach(), torch.autograd.grad(z, x, gradient)[0]
+
+
+def settings() -> dict[str, Callable]:
+    """Return functions that run a function under a setting that must not change its result."""
+
+    def tf32(run):
+        torch.set_float32_matmul_precision("high")
+        try:
+            return run()
+        finally:
+            torch.set_float32_matmul_precision("highest")
+
+    def autocast(run):
+        with torch.autocast(DEVICE, dtype=torch.bfloat16):
+            return run()
+
+    def deterministic(run):
+        torch.use_deterministic_algorithms(True)
+        try:
+            return run()
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+    def without_waiting(run):
+        if not ON_GPU:
+            return run()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return run()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    return {setting.__name__: setting for setting in (tf32, autocast, deterministic, without_waiting)}
+
+
+def launches(run: Callable) -> int | None:
+    """Count the kernels that a GPU is given."""
+    if not ON_GPU:
+        return None
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        run()
+        torch.cuda.synchronize()
+    return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profile.events())
+
+
+def check(kernel: str, normalize: bool, B: int, T: int) -> dict:
+    """Compare one kernel with float64 on the CPU and with itself under other settings."""
+    generator = torch.Generator().manual_seed(T)
+    x = 0.1 * torch.randn(B, T, generator=generator)
+    mask, eligible = (torch.rand(B, T, generator=generator) < share for share in (0.9, 0.5))
+    gradient = torch.randn(B, T, generator=generator)
+    options = dict(decay=0.99, kernel=kernel, normalize=normalize)
+    expected = traced(x.double(), mask, eligible, gradient.double(), **options)
+    arguments = [tensor.to(DEVICE) for tensor in (x, mask, eligible, gradient)]
+    plain = traced(*arguments, **options)
+    row: dict = {"kernel": kernel, "normalize": normalize, "B": B, "T": T}
+    for name, result, truth in zip(("z", "gradient"), plain, expected, strict=True):
+        error = (result.cpu().double() - truth).abs().max() / truth.abs().max()
+        row[f"{name}_relative_error"] = float(f"{error:.2g}")
+    for name, setting in settings().items():
+        try:
+            result = setting(lambda: traced(*arguments, **options))
+            row[name] = all(torch.equal(value, reference) for value, reference in zip(result, plain, strict=True))
+        except RuntimeError as error:  # what is not deterministic, or waits
+            row[name] = str(error)
+    row["launches"] = launches(lambda: traced(*arguments, **options))
+    return row
+
+
+def checks(lengths: list[int]) -> list[dict]:
+    return [check(kernel, normalize, 4, T) for T in lengths for kernel in KERNELS for normalize in (False, True)]
+
+
+def kernels(rows: int, lengths: list[int], turns: int) -> list[dict]:
+    figures = []
+    with tqdm(total=len(lengths) * 4 * turns, desc="trace kernels") as progress:
+        for T in lengths:
+            figures += measure(("ours", "matrix"), rows, T, DEVICE, turns, True, progress)
+    return figures
+
+
+def trained(method: Method, steps: int, **options) -> tuple[dict[str, torch.Tensor], list[dict]]:
+    """Train the testbed's model for a few steps, and return its weights and what it logged but for times."""
+    set_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = method.make_trainer(
+            AutoModelForCausalLM.from_pretrained(BASE_MODEL, dtype=torch.float32),
+            answer_reward,
+            dict(
+                output_dir=folder,
+                per_device_train_batch_size=16,
+                num_generations=8,
+                max_completion_length=32,
+                num_iterations=2,
+                max_steps=steps,
+                learning_rate=1e-3,
+                use_cpu=not ON_GPU,
+                **QUIET | options,
+                logging_steps=1,
+            ),
+            train_dataset=make_dataset(64),
+            processing_class=AutoTokenizer.from_pretrained(BASE_MODEL),
+        )
+        trainer.train()
+    timed = ("time", "runtime", "per_second")
+    log = [{k: v for k, v in entry.items() if not any(t in k for t in timed)} for entry in trainer.state.log_history]
+    return {name: value.cpu() for name, value in trainer.model.state_dict().items()}, log
+
+
+def limits(steps: int) -> list[dict]:
+    """GRPO-lambda at lambda 0 is GRPO to the bit, if GRPO repeats itself."""
+    rows = []
+    for bf16 in (False, True):
+        for loss_type in ("dapo", "grpo"):
+            options = dict(loss_type=loss_type, bf16=bf16)
+            (weights, log), (again, _), (zero, zero_log) = (
+                trained(method, steps, **options) for method in (METHODS["grpo"], METHODS["grpo"], LAMBDA_ZERO)
+            )
+            row = {"bf16": bf16, "loss_type": loss_type}
+            for name, other in (("grpo_again", again), ("lambda_zero", zero)):
+                row[f"{name}_largest_difference"] = max((other[k] - weights[k]).abs().max().item() for k in weights)
+            row["figures_that_differ"] = sorted(
+                {key for own, other in zip(log, zero_log, strict=True) for key in own if own[key] != other.get(key)}
+            )
+            rows.append(row)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", default=["checks", "kernels", "limits", "steps"], metavar="PART")
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--rehearse", action="store_true", help="tiny sizes, for a CPU")
+    parser.add_argument("--output", type=Path, help="JSON file to write; prints only without it")
+    arguments = parser.parse_args()
+    prepare(torch.get_num_threads())
+    tiny, turns = arguments.rehearse, arguments.turns
+    parts: dict[str, Callable] = {
+        "checks": lambda: checks([128] if tiny else [128, 2048, 16384]),
+        "kernels": lambda: kernels(
+            2 if tiny else 16, [64, 128] if tiny else [128, 512, 1024, 2048, 4096, 8192, 16384], turns
+        ),
+        "limits": lambda: limits(2 if tiny else 4),
+        "steps": lambda: (
+            compare("tiny", 8, 32, 3, turns, False) if tiny else compare("smollm2-135m", 64, 128, 12, turns, False)
+        ),
+    }
+    result = {
+        "command": "python " + " ".join(["-m", "benchmarks.cost.on_gpu", *sys.argv[1:]]),
+        "device": torch.cuda.get_device_name() if ON_GPU else processor(),
+        "torch": torch.__version__,
+    }
+    for name in arguments.parts:
+        try:
+            result[name] = parts[name]()
+        except FAILURES:
+            result[name] = {"error": traceback.format_exc()}
+        print(name, json.dumps(result[name]), flush=True)
+        if arguments.output:
+            arguments.output.parent.mkdir(parents=True, exist_ok=True)
+            arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""The options of `train.py`, and what a recipe and the command line make of them."""
+
+import argparse
+import difflib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from datasets import Dataset
+from trl import GRPOConfig, ModelConfig
+
+from ..data.loading import BOXED_INSTRUCTION, load_data
+from ..data.reasoning_gym import REASONING_GYM
+from ..rewards.registry import REWARDS
+from ..testbed import BASE_MODEL
+from .help import USAGE, Parser
+from .methods import METHODS
+from .usage import UsageError, read_mapping, usage_errors
+
+
+@dataclass
+class RunArguments:
+    """What to train with, on which problems, and what to report."""
+
+    method: str = field(default="s_trace", metadata={"help": "How credit is assigned.", "choices": METHODS})
+    dataset_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "testbed, reasoning-gym/<task>, a local .jsonl, .json or .parquet file, or a data set of the hub."
+        },
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a data set of the hub."})
+    dataset_train_split: str = field(default="train", metadata={"help": "Split to train on; slices are allowed."})
+    dataset_test_split: str = field(
+        default="test", metadata={"help": "Held-out split, for --eval_pass_rate and --eval_strategy."}
+    )
+    dataset_size: int | None = field(
+        default=None, metadata={"help": "Problems to make (default 1000), or rows to keep of a stored data set (all)."}
+    )
+    dataset_seed: int = field(default=0, metadata={"help": "Seed of the problems made, or of the rows kept."})
+    dataset_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "Options of the task, as a mapping in YAML or as JSON, such as '{\"max_terms\": 3}'."},
+    )
+    prompt_column: str = field(default="prompt", metadata={"help": "Column of a stored data set with the problem."})
+    answer_column: str | None = field(
+        default=None, metadata={"help": "Column of a stored data set with the answer; it becomes `solution`."}
+    )
+    instruction: str = field(
+        default=BOXED_INSTRUCTION, metadata={"help": "Added to every problem that is text; '' adds nothing."}
+    )
+    reward_funcs: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": f"Reward functions: {', '.join(REWARDS)}, or dotted paths. Default: testbed for the testbed, task "
+            "for reasoning-gym, accuracy otherwise."
+        },
+    )
+    eval_pass_rate: bool = field(
+        default=False,
+        metadata={"help": "Report before and after training how often the first reward is 1 on held-out problems."},
+    )
+    eval_size: int = field(default=256, metadata={"help": "Held-out problems."})
+    eval_samples: int = field(default=4, metadata={"help": "Completions sampled for each held-out problem."})
+
+    def __post_init__(self):
+        self.dataset_kwargs = read_mapping("dataset_kwargs", self.dataset_kwargs)
+        for name in ("dataset_size", "eval_size", "eval_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} must be at least 1, got {value}")
+        if self.dataset_name is None:
+            raise UsageError("dataset_name is missing: which problems to train on? --dataset_name testbed, for example")
+        if isinstance(self.reward_funcs, str):  # in YAML a single name needs no brackets
+            self.reward_funcs = [self.reward_funcs]
+        if self.reward_funcs is None:
+            if self.dataset_name == "testbed":
+                self.reward_funcs = ["testbed"]
+            else:
+                self.reward_funcs = ["task" if self.dataset_name.startswith(REASONING_GYM) else "accuracy"]
+
+    def load(self, split: str, size: int | None, conversational: bool) -> Dataset:
+        """Load `size` problems of the data set that these arguments describe, or all of them for None.
+
+        Raises `UsageError` for a data set, a split, a column or an option that is not there.
+        """
+        assert self.dataset_name is not None and not isinstance(
+            self.dataset_kwargs, str
+        )  # as __post_init__ leaves them
+        with usage_errors(ValueError, OSError, ImportError):  # OSError: no such file, or no hub
+            return load_data(
+                self.dataset_name,
+                split=split,
+                config=self.dataset_config,
+                size=size,
+                seed=self.dataset_seed,
+                prompt_column=self.prompt_column,
+                answer_column=self.answer_column,
+                instruction=self.instruction,
+                conversational=conversational,
+                dataset_kwargs=self.dataset_kwargs,
+            )
+
+
+def parse(argv: list[str], testbed_recipe: Path) -> tuple[RunArguments, ModelConfig, GRPOConfig]:
+    """Return what to run, the model's arguments and the trainer's configuration.
+
+    The method comes first, as it says which configuration the rest belongs to. What `argv` says overrides the file of
+    `--config`, which overrides the defaults of the method. An `argv` that names no file, no problems and no model gets
+    the file `testbed_recipe`.
+
+    Raises `UsageError` for what the command line or the YAML file has wrong.
+    """
+    first = argparse.ArgumentParser(usage=USAGE, add_help=False, allow_abbrev=False)
+    first.add_argument("--config")
+    first.add_argument("--method", choices=METHODS)
+    known, rest = first.parse_known_args(argv)
+    asked = argparse.ArgumentParser(usage=USAGE, add_help=False, allow_abbrev=False)
+    asked.add_argument("--dataset_name", "--dataset-name", default="testbed")
+    asked.add_argument("--model_name_or_path", "--model-name-or-path")
+    asked_for, _ = asked.parse_known_args(rest)
+    on_testbed = known.config is None and asked_for.dataset_name == "testbed" and asked_for.model_name_or_path is None
+    if on_testbed:
+        known.config = str(testbed_recipe)
+    settings = read_settings(known.config) if known.config is not None else {}
+    name = settings["method"] = known.method or settings.get("method", "s_trace")
+    if name not in list(METHODS):
+        raise UsageError(f"{known.config}: method must be one of {', '.join(METHODS)}, got {name!r}")
+    method = METHODS[name]
+    of_some = read_mapping("method_options", settings.pop("method_options", None)) or {}
+    refuse_unknown([f"--{option}" for option in of_some if not owners_of(option)], name)
+    settings = {option: value for option, value in of_some.items() if option in option_names(name)} | settings
+    if on_testbed:
+        settings |= method.testbed
+
+    parser = Parser(argument_classes(name), sections_of(name))
+    parser.set_defaults_with_config(output_dir="runs/{method}-{model}", **method.options | method.defaults)
+    unknown = parser.set_defaults_with_config(**settings)
+    with usage_errors(ValueError, OSError, ImportError):  # what the configurations refuse, and packages they lack
+        run_args, model_args, training_args, unused = parser.parse_args_into_dataclasses(
+            rest, return_remaining_strings=True
+        )
+    refuse_unknown([*unknown, *unused], name)
+
+    model_name = Path(model_args.model_name_or_path or "testbed").name
+    training_args.output_dir = training_args.output_dir.replace("{method}", name).replace("{model}", model_name)
+    if model_args.model_name_or_path is None:
+        if run_args.dataset_name != "testbed":
+            raise UsageError("model_name_or_path is missing: a model of the hub or the folder of a local one")
+        model_args.model_name_or_path = str(BASE_MODEL)
+    training_args.model_init_kwargs = {
+        "revision": model_args.model_revision,
+        "attn_implementation": model_args.attn_implementation,
+        "dtype": model_args.dtype,
+        **(training_args.model_init_kwargs or {}),
+    }
+    return run_args, model_args, training_args
+
+
+def read_settings(path: str) -> dict[str, Any]:
+    """Return the mapping that the YAML file at `path` holds."""
+    try:
+        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(str(error)) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is no valid YAML: {error}") from error
+    if not isinstance(settings, dict):
+        raise UsageError(f"{path} must hold a mapping of option: value, and holds a {type(settings).__name__}")
+    return settings
+
+
+def refuse_unknown(words: list[str], method: str) -> None:
+    """Raise `UsageError` for what the parser of `method` left over, with the option that was perhaps meant."""
+    if not words:
+        return
+    if not words[0].startswith("--"):
+        meant = "--config" if words[0].endswith((".yaml", ".yml")) else "--OPTION"
+        raise UsageError(f"{words[0]!r} belongs to no option; did you mean {meant} {words[0]}?")
+    option = words[0].removeprefix("--").partition("=")[0]
+    owners = owners_of(option)
+    close = difflib.get_close_matches(option, option_names(method), n=1)
+    if owners:
+        hint = f"it belongs to {', '.join(owners)}"
+    elif close:
+        hint = f"did you mean {close[0]}?"
+    else:
+        hint = f"see python train.py --method {method} --help"
+    raise UsageError(f"there is no option {option!r} with --method {method}; {hint}")
+
+
+def argument_classes(method: str) -> tuple[type, type, type]:
+    return RunArguments, ModelConfig, METHODS[method].config
+
+
+def names_of(group: type) -> list[str]:
+    return [spec.name for spec in fields(group)]
+
+
+def option_names(method: str) -> list[str]:
+    return [name for group in argument_classes(method) for name in names_of(group)]
+
+
+def owners_of(option: str) -> list[str]:
+    return [method for method in METHODS if option in option_names(method)]
+
+
+def own_options(method: str) -> list[str]:
+    """Return the options that the method's configuration adds to TRL's."""
+    inherited = names_of(GRPOConfig)
+    return [name for name in names_of(METHODS[method].config) if name not in inherited]
+
+
+def sections_of(method: str) -> dict[str, list[str]]:
+    """Return the sections of the help: their titles and the names of their options."""
+    return {
+        "the run": names_of(RunArguments),
+        f"the method ({METHODS[method].title})": own_options(method),
+        "the model and LoRA (TRL's ModelConfig)": names_of(ModelConfig),
+        "training (TRL's GRPOConfig and transformers' TrainingArguments)": names_of(METHODS[method].config),
+    }
