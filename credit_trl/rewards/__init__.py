@@ -14,6 +14,8 @@ from .answers import (
     task_reward,
     yes_no_reward,
 )
+from .check import check_rewards
+from .check_report import RewardReport, reward_warning
 from .code import code_reward, extract_code, make_code_reward, read_tests
 from .countdown import countdown_reward
 from .mathematics import accuracy_reward, math_answer
@@ -22,9 +24,11 @@ from .registry import REWARDS, check_columns, load_reward
 __all__ = [
     "REWARDS",
     "RewardFunction",
+    "RewardReport",
     "accuracy_reward",
     "boxed_spans",
     "check_columns",
+    "check_rewards",
     "choice_gold",
     "choice_reward",
     "code_reward",
@@ -40,6 +44,7 @@ __all__ = [
     "math_answer",
     "math_gold",
     "read_tests",
+    "reward_warning",
     "stated_answer",
     "task_reward",
     "yes_no_gold",

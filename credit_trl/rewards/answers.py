@@ -26,7 +26,7 @@ _NUMBER_ALONE = re.compile(
 _OPENING = r"""[\s$*({\["'`“‘]*(?:\\[(\[])?(?:\\(?:text|textbf|textit|mathrm|mathbf|boxed)\s*\{[\s(]*)*"""
 _CLOSING = r"""[\s$*)}\]"'`”’\\]*"""
 _HEDGES = (
-    r"(?:(?:\\text\{\s*)?\b(?:or|and|but|maybe|perhaps|possibly|probably|also|it|could|might|may|be|even|no|wait"
+    r"(?:(?:\\text\{\s*)?\b(?i:or|and|but|maybe|perhaps|possibly|probably|also|it|could|might|may|be|even|no|wait"
     r"|actually|rather)\b[\s,}]*)"
 )
 _JOINT = rf"(?:[,;/&|+]\s*{_HEDGES}*|[.?!(]?\s*{_HEDGES}+"
@@ -43,7 +43,7 @@ _OTHER_LETTER = re.compile(
     rf"(?={_END}|\s+(?:or|and)\b)"
 )
 _YES_NO = re.compile(rf"{_OPENING}(yes|no|true|false)\b", re.IGNORECASE)
-_OTHER_WORD = re.compile(rf"{_CLOSING}{_JOINT}|[.?!]\s*){_OPENING}(yes|no|true|false)\b(?={_END})", re.IGNORECASE)
+_OTHER_WORD = re.compile(rf"{_CLOSING}{_JOINT}|[.?!(]\s*){_OPENING}(yes|no|true|false)\b(?={_END})", re.IGNORECASE)
 _AFTER_ANSWER = re.compile(r"[\s.$*\])]*")  # closes a sentence, a formula or bold type
 
 

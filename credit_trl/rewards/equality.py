@@ -22,8 +22,10 @@ import sys
 from functools import lru_cache
 
 from math_verify import LatexExtractionConfig, parse, verify
+from sympy import Basic, Float, Mul, Pow, Rational, factorial, factorial2
 
 WORKER_MEMORY = 2 * 1024**3  # bytes of address space; SymPy takes about 0.2e9
+MOST_DIGITS = 100_000
 LONGEST_SHOWN = 1000  # characters of an expression that a reply shows
 PARENT_CHECK_SECONDS = 1.0  # how often an idle supervisor looks whether its parent still lives
 PR_SET_PDEATHSIG = 1  # Linux: prctl(2)
@@ -40,11 +42,14 @@ def equal(gold: str, answer: str) -> bool:
 
     math-verify decides, with its rules for variables, units, sets and intervals. On top of these, a gold smaller than
     0.001 is compared to four digits instead of six decimals, a percent sign that only one of the two has does not
-    count, and repeating decimals are fractions.
+    count, repeating decimals are fractions, and an answer with numbers of more than 100,000 digits is equal to nothing
+    but its own text.
     """
     if compact(gold) == compact(answer):
         return True
     read_gold, read_answer = read(gold), read(answer)
+    if max(map(_digits, read_answer[:1]), default=0) > MOST_DIGITS:
+        return False
     if verify(read_gold, read_answer, float_rounding=_decimals(read_gold), timeout_seconds=None):
         return True
     if ("%" in gold) != ("%" in answer):
@@ -75,6 +80,13 @@ def _as_fraction(match: re.Match[str]) -> str:
     return f"{sign}\\frac{{{top}}}{{{ones * 10 ** len(fixed)}}}"
 
 
+def shown(parsed: list) -> str:
+    """Return how a reading is logged, as TRL does: "[expression, 'text']". Decimals are fractions, so that 0.5 and 1/2
+    are one vote for an answer."""
+    expression = [Rational(str(part)) if isinstance(part, Float) else part for part in parsed]
+    return str(expression)[:LONGEST_SHOWN]
+
+
 def decimals(gold: float) -> int:
     """Return to how many decimals numbers are compared with `gold`: math-verify's 6, or four digits of a small gold."""
     return 3 - math.floor(math.log10(abs(gold))) if 0 < abs(gold) < 1e-3 else 6
@@ -82,6 +94,22 @@ def decimals(gold: float) -> int:
 
 def _decimals(gold: list) -> int:
     return decimals(float(gold[0])) if gold and getattr(gold[0], "is_Float", False) else 6
+
+
+def _digits(expression: Basic | str) -> float:
+    """Return about how many digits the largest integer has that evaluating `expression` may write out."""
+    if isinstance(expression, Rational) and expression:
+        return math.log10(abs(expression.p))
+    if not isinstance(expression, Basic) or not expression.args:
+        return 0
+    parts = [_digits(part) for part in expression.args]
+    if isinstance(expression, Pow):
+        size = abs(parts[0]) * 10 ** min(parts[1], 9)
+    elif isinstance(expression, factorial | factorial2):
+        size = parts[0] * 10 ** min(parts[0], 9)
+    else:
+        size = sum(parts) if isinstance(expression, Mul) else max(parts)
+    return max(size, *parts)
 
 
 def supervise(parent: int) -> None:
@@ -154,7 +182,7 @@ def _fork_worker() -> tuple[int, int, _Lines]:
         if line:
             seconds, gold, answer = json.loads(line)
             signal.setitimer(signal.ITIMER_PROF, seconds)
-            reply = json.dumps([equal(gold, answer), *(str(read(text))[:LONGEST_SHOWN] for text in (gold, answer))])
+            reply = json.dumps([equal(gold, answer), shown(read(gold)), shown(read(answer))])
             signal.setitimer(signal.ITIMER_PROF, 0)
             os.write(replies, reply.encode() + b"\n")
     os._exit(0)

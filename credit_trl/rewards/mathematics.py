@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Sequence
+from fractions import Fraction
 from typing import Any
 
 from ..data.golds import math_gold, tidy_math
@@ -98,16 +99,21 @@ def _compare_plain(gold: str, given: str) -> Comparison | None:
     """Compare two numbers or words, or return `None` if they are something else."""
     if len(given) > max(1000, 20 * len(gold)):
         return False, f"['{gold}']", UNREAD
-    values = number_value(gold), number_value(given)
-    if values[0] is not None and values[1] is not None:
-        same = values[0] == values[1]
-        if not same and ("." in gold or "." in given):
-            digits = decimals(float(values[0]))
-            same = round(values[0], digits) == round(values[1], digits)
-        return same, f"[{values[0]}, '{gold}']", f"[{values[1]}, '{given}']"
+    value, given_value = number_value(gold), number_value(given)
+    if value is not None and given_value is not None:
+        same = value == given_value
+        # Integers are exact, as math-verify has them; decimals and fractions are compared to some decimals.
+        if not same and _is_inexact(gold, value) and _is_inexact(given, given_value):
+            digits = decimals(float(value))
+            same = round(value, digits) == round(given_value, digits)
+        return same, f"[{value}, '{gold}']", f"[{given_value}, '{given}']"
     words = _WORDS.fullmatch(gold)
     if words is None:
         return None
     given_words = _WORDS.fullmatch(given)
     texts = [" ".join(text.split()).casefold() for text in (words[1], given_words[1] if given_words else given)]
     return texts[0] == texts[1], f"[{texts[0]}, '{gold}']", f"[{texts[1]}, '{given}']"
+
+
+def _is_inexact(text: str, value: Fraction) -> bool:
+    return "." in text or value.denominator > 1

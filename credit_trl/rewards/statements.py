@@ -36,7 +36,7 @@ LONGEST_CLAUSE = 2000  # characters of a sentence that are read; tags and boxes 
 
 
 class Statement(NamedTuple):
-    """What a text states, and how: in a "tag", a "box" or a "sentence". A sentence runs to the end of its line."""
+    """What a text states, and how: in a "tag", a "box" (or a code block), or a "sentence", to the end of its line."""
 
     kind: str
     text: str
@@ -54,7 +54,7 @@ def statement(text: str) -> Statement | None:
 
     1. the content of the last `<answer>...</answer>`, or of the boxes inside of it;
     2. the content of the last `\\boxed{...}`;
-    3. what follows the last "answer is", "answer:", "final answer" or "####", to the end of its line.
+    3. what follows the last "answer is", "answer:", "final answer" or "####", to the end of its line or code block.
 
     Answers that are given together, as in `\\boxed{1} and \\boxed{2}`, are one statement: "1, 2". Wrappers around the
     whole of it and "Final Answer:" before it come off; the delimiters of formulas stay.
@@ -71,6 +71,9 @@ def statement(text: str) -> Statement | None:
     if not heads:
         return None
     rest = text[heads[-1] :][:LONGEST_CLAUSE].strip()
+    fence = rest.find("```", 3)
+    if rest.startswith("```") and fence > 0:
+        return Statement("box", _bare(rest[: fence + 3]))
     formula = math_spans(rest)[:1]
     if formula and formula[0][0] == 0 and "\n" in formula[0][2]:  # a displayed formula has lines of its own
         rest = rest[: formula[0][1]].replace("\n", " ")
