@@ -1,5 +1,7 @@
 """Verifiable rewards in TRL's reward-function signature, for conversational and for plain-string completions."""
 
+from ..data.golds import choice_gold, math_gold, yes_no_gold
+from ..data.latex import boxed_spans
 from .answers import (
     RewardFunction,
     choice_reward,
@@ -15,8 +17,7 @@ from .answers import (
 from .check import check_rewards
 from .check_report import RewardReport, reward_warning
 from .code import code_reward, extract_code, make_code_reward, read_tests
-from .golds import choice_gold, math_gold, yes_no_gold
-from .latex import boxed_spans
+from .countdown import countdown_reward
 from .mathematics import accuracy_reward, math_answer
 from .registry import REWARDS, check_columns, load_reward
 
@@ -32,6 +33,7 @@ __all__ = [
     "choice_reward",
     "code_reward",
     "completion_text",
+    "countdown_reward",
     "extract_answer",
     "extract_choice",
     "extract_code",

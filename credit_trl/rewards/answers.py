@@ -8,9 +8,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..data.golds import choice_gold, gold_error, yes_no_gold
+from ..data.latex import boxed_spans, plain_signs
 from ..data.reasoning_gym import score_task
-from .golds import choice_gold, gold_error, yes_no_gold
-from .latex import boxed_spans, plain_signs
 from .statements import clause, final_part, statement
 
 Completion = str | list[dict[str, Any]]

@@ -5,10 +5,10 @@ from collections.abc import Collection, Sequence
 from fractions import Fraction
 from typing import Any
 
+from ..data.golds import math_gold, tidy_math
+from ..data.latex import math_spans, number_value, plain_signs
 from .answers import Completion, completion_text
 from .equality import compact, decimals
-from .golds import math_gold, tidy_math
-from .latex import math_spans, number_value, plain_signs
 from .pool import Comparison, compare
 from .statements import clause, final_part, first_formulas, statement
 

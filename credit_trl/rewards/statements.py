@@ -8,7 +8,7 @@ import re
 from itertools import pairwise
 from typing import NamedTuple
 
-from .latex import boxed_spans, math_spans, unwrap
+from ..data.latex import boxed_spans, math_spans, unwrap
 
 _END_OF_REASONING = re.compile(r"</(?:think|thinking|thought|reasoning)>|<\|end_of_thought\|>", re.IGNORECASE)
 _TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)

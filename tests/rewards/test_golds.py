@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from credit_trl.rewards.golds import choice_gold, gold_error, math_gold, yes_no_gold
-from credit_trl.rewards.latex import boxed_spans, math_spans, number_value, plain_signs, unwrap
+from credit_trl.data.golds import choice_gold, gold_error, math_gold, yes_no_gold
+from credit_trl.data.latex import boxed_spans, math_spans, number_value, plain_signs, unwrap
 
 
 @pytest.mark.parametrize(
