@@ -1,0 +1,95 @@
+"""Scripts of strangers run with one import changed: every entry of corpus.yaml under every trainer, or refused by name."""
+
+import math
+
+import pytest
+import torch
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, ProcessorMixin
+from trl import GRPOConfig
+
+from credit_trl import GRPOLambdaTrainer, SRPOConfig, SRPOTrainer, STraceTrainer
+from tests.helpers import corpus
+from tests.helpers.corpus import CORPUS, NAMES, RESETS, TRACES, covering, on_cpu, passed, refusal, share
+
+TRAINERS = {"S-trace": STraceTrainer, "GRPO-lambda": GRPOLambdaTrainer, "SRPO": SRPOTrainer, "RRPO": SRPOTrainer}
+ENTRIES = dict(zip(NAMES, CORPUS, strict=True))
+
+
+def build(name, entry, model, folder):
+    """Build the trainer as the script would, `GRPOTrainer` replaced by ours."""
+    given = passed(entry)
+    args = (corpus.ScriptConfig if given.get("config_subclass") else GRPOConfig)(str(folder), **on_cpu(entry))
+    if name == "RRPO":
+        args = SRPOConfig.from_grpo_config(args)
+        args.localizer = "random"
+    options: dict = dict(processing_class=corpus.make_tokenizer(model, entry))
+    if given.get("peft"):
+        options["peft_config"] = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    if given["callbacks"]:
+        options["callbacks"] = [corpus.Noticing()]
+    if given.get("tools"):
+        options["tools"] = [corpus.look]
+    if given.get("environment_factory"):
+        options["environment_factory"] = corpus.Environment
+    if given.get("rollout_func"):
+        options["rollout_func"] = corpus.rollout
+    if given.get("images") and name in RESETS:  # under traces the settings alone are tried, on text
+        model, options["processing_class"] = with_a_processor(model, options["processing_class"])
+    rewards = [corpus.make_reward(index, given["columns"]) for index in range(given["rewards"])]
+    return TRAINERS[name](model, rewards, args=args, train_dataset=corpus.make_data(entry), **options)
+
+
+def with_a_processor(path, tokenizer):
+    class Processor(ProcessorMixin):
+        def __init__(self, tokenizer):
+            self.tokenizer, self.chat_template = tokenizer, None
+
+    model = AutoModelForCausalLM.from_pretrained(path)
+    model.config.image_token_id = 3  # TRL asks a model that goes with a processor for it
+    return model, Processor(tokenizer)
+
+
+def check(name, entry, model, folder, *, train):
+    why = refusal(name, entry)
+    if why is not None:
+        with pytest.raises(ValueError, match=rf"^{why.starts}\b"):
+            build(name, entry, model, folder)
+        return
+    trainer = build(name, entry, model, folder)
+    if not train:
+        return
+    trainer.train()
+    log = trainer.state.log_history[0]
+    assert trainer.state.global_step == 1
+    # TRL logs None for a clip ratio of no tokens, which is what `mask_truncated_completions` may leave.
+    assert all(math.isfinite(value) for value in log.values() if value is not None), log
+    assert any(metric.startswith("trace/" if name in TRACES else "reset/") for metric in log)
+    assert all(bool(torch.isfinite(value).all()) for value in trainer.model.parameters())
+    nothing = log["frac_reward_zero_std"] == 1 or log.get("clip_ratio/low_min", 0) is None
+    assert (log["grad_norm"] > 0) != nothing
+
+
+@pytest.mark.parametrize("name", ["S-trace", "SRPO"])
+@pytest.mark.parametrize("entry", covering())
+def test_every_option_of_the_scripts_trains_a_step(tiny_model, tmp_path, name, entry):
+    check(name, ENTRIES[entry], tiny_model, tmp_path, train=True)
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_every_config_is_taken_or_refused(tmp_path, name):
+    for entry in CORPUS:
+        why, args = refusal(name, entry), GRPOConfig(str(tmp_path), **on_cpu(entry))
+        convert = TRAINERS[name].config_class.from_grpo_config
+        if why is None or why.starts not in args.to_dict():
+            convert(args).check_options()
+            continue
+        with pytest.raises(ValueError, match=rf"^{why.starts}\b"):
+            convert(args).check_options()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAINERS)
+@pytest.mark.parametrize("entry", NAMES)
+def test_every_script_trains_a_step(tiny_model, tmp_path, name, entry):
+    check(name, ENTRIES[entry], tiny_model, tmp_path, train=True)
