@@ -1,4 +1,4 @@
-"""Scripts of strangers run with one import changed: every entry of corpus.yaml under every trainer, or refused by name."""
+"""Scripts of strangers run with one import changed: every trainer trains every entry of corpus.yaml or refuses it by name."""
 
 import math
 
@@ -10,7 +10,7 @@ from trl import GRPOConfig
 
 from credit_trl import GRPOLambdaTrainer, SRPOConfig, SRPOTrainer, STraceTrainer
 from tests.helpers import corpus
-from tests.helpers.corpus import CORPUS, NAMES, RESETS, TRACES, covering, on_cpu, passed, refusal, share
+from tests.helpers.corpus import CORPUS, NAMES, RESETS, TRACES, covering, on_cpu, passed, refusal
 
 TRAINERS = {"S-trace": STraceTrainer, "GRPO-lambda": GRPOLambdaTrainer, "SRPO": SRPOTrainer, "RRPO": SRPOTrainer}
 ENTRIES = dict(zip(NAMES, CORPUS, strict=True))

@@ -116,14 +116,14 @@ def passed(entry: dict) -> dict:
 
 
 def features(entry: dict) -> set[str]:
-    """Return what of the entry can matter for credit, each option with its value and each kind of argument as a text."""
+    """Return what of the entry can matter for credit: each option with its value, each kind of argument, as texts."""
     settings = [f"{name}={value}" for name, value in on_cpu(entry).items() if name not in NEUTRAL]
     kinds = [f"{name}={value}" for name, value in passed(entry).items() if name not in ("columns", "eval")]
     return {*settings, *kinds}
 
 
 def covering() -> list[str]:
-    """Return the names of few entries that have every feature of the corpus between them: the one with most goes first."""
+    """Return the names of few entries that have every feature of the corpus between them, the richest first."""
     left, chosen = set().union(*map(features, CORPUS)), []
     while left:
         entry = max(CORPUS, key=lambda entry: len(features(entry) & left))
