@@ -5,8 +5,8 @@
 
 By default the newest release of each package and the newest of the minor version before it. Each release is put into
 `.drift/<package>-<version>`, in front of this environment's packages, with those of its own requirements that this
-environment does not meet. What the tests printed is in `.drift/<package>-<version>.txt`. Ends with 1 if a release breaks
-one of the claims.
+environment does not meet. What the tests printed is in `.drift/<package>-<version>.txt`. Ends with 1 if a release
+breaks one of the claims.
 
 TRL 1.15 computes log-probabilities by Triton alone. Where torch comes without it, as on a CPU, Triton is put into
 `.drift/triton` (1 GB) and its kernels are interpreted, which takes minutes.
@@ -85,7 +85,7 @@ def put(folder: Path, *requirements: str) -> None:
 
 
 def install(release: Release) -> None:
-    """Fill the release's folder, if it is not there, with it and with what this environment has in no fitting version."""
+    """Put the release into its folder, if that is not there, with those of its requirements that are not met here."""
     if release.folder.is_dir():
         return
     put(release.folder, f"{release.package}=={release.version}")
@@ -158,14 +158,13 @@ def main() -> None:
         outcomes[release] = run_tests(release)
 
     width = max(map(len, CLAIMS))
-    print("\n" + " " * width, *(f"{str(release):<24}" for release in releases))
+    print("\n" + " " * width, *(f"{release!s:<24}" for release in releases))
     for claim, nodes in CLAIMS.items():
         print(f"{claim:<{width}}", *(f"{verdict(outcomes[release], nodes)[1]:<24}" for release in releases))
     for release in releases:
         same, _ = verdict(outcomes[release], [OUTLINES])
-        print(
-            f"{release} {'does what the snapshot says' if same else f'differs from the snapshot: see {release.log.relative_to(ROOT)}'}"
-        )
+        log = release.log.relative_to(ROOT)
+        print(f"{release} {'does what the snapshot says' if same else f'differs from the snapshot: see {log}'}")
     held = [verdict(found, nodes)[0] for found in outcomes.values() for nodes in CLAIMS.values()]
     raise SystemExit(0 if all(held) else 1)
 

@@ -1,4 +1,4 @@
-"""Scripts of strangers run with one import changed: every trainer trains every entry of corpus.yaml or refuses it by name."""
+"""Scripts of strangers run with one import changed: each entry of corpus.yaml trains, or is refused by name."""
 
 import math
 
