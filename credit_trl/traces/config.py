@@ -1,21 +1,46 @@
 """Configuration of the trace family: TRL's `GRPOConfig` plus the fields that every trace trainer reads."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from trl import GRPOConfig
 
 from ..base.config import CreditConfig, check_choice, check_number
 from .kernels import KERNELS
 
+Kernel = Literal["identity", "recent", "both", "uniform"]
+TrustRegion = Literal["trace", "token"]
+TraceTarget = Literal["ratio", "advantage"]
+
+_PACKAGE = __name__.split(".")[0]
+
 
 @dataclass
 class TraceConfig(CreditConfig):
-    """The fields that every trace trainer reads; `STraceConfig` and `GRPOLambdaConfig` are two sets of defaults.
+    """Configure what every trace trainer reads; `STraceConfig` and `GRPOLambdaConfig` are two sets of defaults.
 
     The defaults here are a plain trace in the ratio. All other fields are TRL's and behave as
     `docs/reference/options.md` says. Options under which a trace has no meaning raise a `ValueError` that names the
-    option, here and again when the trainer is built.
+    options and all fields to set, here and again when the trainer is built.
+
+    Args:
+        trace_kernel (`Kernel`, default "recent"): how much token k weighs at token t: "recent" (decay ** distance),
+            "both" (the newest and the earliest tokens), "uniform" (all tokens of the sequence alike) or "identity"
+            (only t itself: GRPO).
+        trace_lambda (`float`, default 0.99): lambda of the trace, in [0, 1]. 0 is GRPO under "recent".
+        trace_gamma (`float`, default 1.0): discount of the trace, in [0, 1]. The decay per loss token is
+            gamma * lambda.
+        trace_normalize (`bool`, default False): divide the trace by the sum of its weights.
+        trust_region (`TrustRegion`, default "trace"): "trace" clips the traced ratio; "token" clips every token's own
+            factor before the trace.
+        trace_entropy_fraction (`float`, default 1.0): fraction, in (0, 1], of the loss tokens of a forward pass, by
+            entropy, whose factors enter a trace.
+        trace_target (`TraceTarget`, default "ratio"): trace the importance "ratio", or weigh the "advantage".
+        negative_advantage_floor (`float | None`, default None): value, at most 0, to which lower advantages are raised.
     """
 
-    trace_kernel: str = field(
+    trace_kernel: Kernel = field(
         default="recent",
         metadata={
             "help": "How much token k weighs at token t: 'recent' (decay ** distance), 'both' (the newest and the "
@@ -41,11 +66,12 @@ class TraceConfig(CreditConfig):
             "mean of the tokens' ratios. With the 'uniform' kernel this is GSPO (arXiv 2507.18071)."
         },
     )
-    trust_region: str = field(
+    trust_region: TrustRegion = field(
         default="trace",
         metadata={
             "help": "'trace': the loss clips the traced ratio, as PPO clips a token's. 'token': every token's own "
-            "factor is clipped (epsilon, epsilon_high) on the side that its advantage pushes, before the trace."
+            "factor is clipped (epsilon, epsilon_high) on the side that its advantage pushes, before the trace; under "
+            "loss_type='cispo' every token's own weight is bounded by epsilon_high."
         },
     )
     trace_entropy_fraction: float = field(
@@ -55,7 +81,7 @@ class TraceConfig(CreditConfig):
             "whose factors enter a trace. 1.0 is all of them (P-trace)."
         },
     )
-    trace_target: str = field(
+    trace_target: TraceTarget = field(
         default="ratio",
         metadata={
             "help": "'ratio': traces in the importance ratio (GRPO-lambda's eps-trace). 'advantage': the ratio stays "
@@ -70,11 +96,40 @@ class TraceConfig(CreditConfig):
         },
     )
 
+    @property
+    def trace_decay(self) -> float:
+        """The decay of the trace per loss token, gamma * lambda."""
+        return self.trace_gamma * self.trace_lambda
+
+    @property
+    def factor_bound(self) -> str:
+        """The bound of a token's own ratio before the trace, as `traced_log_ratio` names it."""
+        return "weight" if (self.trust_region, self.loss_type) == ("token", "cispo") else self.trust_region
+
+    @property
+    def keeps_own_ratio(self) -> bool:
+        """Whether the traced ratio of every token is the token's own, as at lambda 0."""
+        alone = self.trace_kernel == "identity" or (self.trace_kernel == "recent" and self.trace_decay == 0)
+        return alone and self.trust_region == "trace" and self.trace_entropy_fraction == 1
+
     def check_options(self) -> None:
         super().check_options()
+        self._check_values()
+        conflicts = list(self._conflicts())
+        if conflicts:
+            reasons = " ".join(reason for reason, _ in conflicts)
+            changes = {name: value for _, fields in conflicts for name, value in fields.items()}
+            needed = [f"{name}={value!r}" for name, value in changes.items() if getattr(self, name) != value]
+            # The nearest class of this package, whatever class a user has derived from it.
+            known = next(base for base in type(self).__mro__ if base.__module__.startswith(f"{_PACKAGE}."))
+            lacks = "" if set(changes) <= set(GRPOConfig.__dataclass_fields__) else ", fields that GRPOConfig lacks"
+            raise ValueError(f"{reasons} Use args={known.__name__}(..., {', '.join(needed)}){lacks}.")
+
+    def _check_values(self) -> None:
+        """Raise `ValueError` for a field whose value is out of its range, whatever the other fields are."""
         check_choice("trace_kernel", self.trace_kernel, KERNELS)
-        check_choice("trust_region", self.trust_region, ("trace", "token"))
-        check_choice("trace_target", self.trace_target, ("ratio", "advantage"))
+        check_choice("trust_region", self.trust_region, get_args(TrustRegion))
+        check_choice("trace_target", self.trace_target, get_args(TraceTarget))
         if not isinstance(self.trace_normalize, bool):
             raise ValueError(f"trace_normalize must be True or False, got {self.trace_normalize!r}")
         for name in ("trace_lambda", "trace_gamma"):
@@ -85,42 +140,45 @@ class TraceConfig(CreditConfig):
         floor = self.negative_advantage_floor
         if floor is not None and not check_number("negative_advantage_floor", floor) <= 0:
             raise ValueError(f"negative_advantage_floor must be at most 0, or None to switch it off, got {floor}")
+
+    def _conflicts(self) -> Iterator[tuple[str, dict[str, object]]]:
+        """Yield why fields have no meaning together, and the values under which they have one."""
+        on_advantage = dict(trace_target="advantage", trace_normalize=False, trust_region="trace")
         if self.importance_sampling_level != "token":
-            raise ValueError(
+            yield (
                 f"importance_sampling_level={self.importance_sampling_level!r} gives all tokens of a sequence one "
-                "ratio, which leaves no token a credit of its own. Leave it at 'token'; a sequence-level ratio (GSPO) "
-                "is trace_kernel='uniform' with trace_normalize=True and trust_region='trace'."
+                "ratio, which leaves no token a credit of its own. A sequence-level ratio (GSPO) is "
+                "trace_kernel='uniform' with trace_normalize=True and trust_region='trace'.",
+                dict(importance_sampling_level="token"),
             )
-        if self.trace_target == "ratio" and self.beta != 0 and self.use_bias_correction_kl:
-            raise ValueError(
-                "use_bias_correction_kl=True multiplies the KL term by the ratio of the loss. Traced, that ratio is "
-                "not the token's own, so the term would no longer be TRL's. Set use_bias_correction_kl=False, or "
-                "trace_target='advantage', which leaves the ratio as it is."
-            )
-        if self.trace_target == "ratio" and self.loss_type == "vespo":
-            raise ValueError(
-                "loss_type='vespo' multiplies the ratios of all tokens itself, so traced ratios would count every "
-                "token many times. Use trace_target='advantage', or another loss_type."
+        if self.loss_type == "vespo" and self.trace_target == "ratio":
+            yield (
+                "loss_type='vespo' multiplies the ratios of all tokens itself, so that traced ratios would count every "
+                "token many times. It works with traces on the advantage; other loss types work with traced ratios.",
+                on_advantage,
             )
         if self.trace_target == "advantage" and self.trace_normalize:
-            raise ValueError(
-                "trace_normalize=True is defined for the ratio only. With trace_target='advantage' set "
-                "trace_normalize=False."
-            )
+            yield "trace_normalize=True is defined for traced ratios, not with trace_target='advantage'.", on_advantage
         if self.trace_target == "advantage" and self.trust_region == "token":
-            raise ValueError(
-                "trust_region='token' clips the factors of a traced ratio, and trace_target='advantage' traces none. "
-                "Set trust_region='trace': the loss then clips every token's ratio as in TRL."
+            yield (
+                "trust_region='token' clips the factors of a traced ratio, and trace_target='advantage' traces none: "
+                "with 'trace' the loss clips every token's ratio as in TRL.",
+                on_advantage,
             )
-        if self.trust_region == "token" and self.loss_type == "cispo":
-            raise ValueError(
-                "loss_type='cispo' reads epsilon_high as a bound on the weight itself and has no lower bound, so "
-                "trust_region='token' is not defined for it. Set trust_region='trace', or another loss_type."
+        high = self.epsilon if self.epsilon_high is None else self.epsilon_high
+        if self.factor_bound == "weight" and not high > 0:
+            yield (
+                f"epsilon_high must be above 0 for trust_region='token' with loss_type='cispo', whose weights it "
+                f"bounds, got {high}.",
+                dict(trust_region="trace"),
             )
-        if self.trust_region == "token" and not 0 <= self.epsilon < 1:
-            raise ValueError(f"epsilon must be in [0, 1) for trust_region='token', got {self.epsilon}")
-        if self.trust_region == "token" and self.epsilon_high is not None and not self.epsilon_high >= 0:
-            raise ValueError(f"epsilon_high must be at least 0 for trust_region='token', got {self.epsilon_high}")
+        if self.factor_bound == "token" and not 0 <= self.epsilon < 1:
+            yield (
+                f"epsilon must be in [0, 1) for trust_region='token', got {self.epsilon}.",
+                dict(trust_region="trace"),
+            )
+        if self.factor_bound == "token" and not high >= 0:
+            yield f"epsilon_high must be at least 0 for trust_region='token', got {high}.", dict(trust_region="trace")
 
 
 TRACE_FIELDS = tuple(TraceConfig.__annotations__)

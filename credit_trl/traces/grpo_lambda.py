@@ -1,4 +1,4 @@
-"""GRPO-lambda (arXiv 2510.00194): its defaults and its trainer."""
+"""Defaults and trainer of GRPO-lambda (arXiv 2510.00194)."""
 
 import textwrap
 from dataclasses import dataclass, field
@@ -9,7 +9,14 @@ from .trainer import TraceTrainer
 
 @dataclass
 class GRPOLambdaConfig(TraceConfig):
-    """GRPO-lambda (arXiv 2510.00194): unnormalized traces, eps-trace in the ratio or eps-weight on the advantage."""
+    """Configure GRPO-lambda (arXiv 2510.00194): unnormalized traces in the ratio or on the advantage.
+
+    The field below has GRPO-lambda's default; the others are those of `TraceConfig` and of TRL's `GRPOConfig`.
+
+    Args:
+        negative_advantage_floor (`float | None`, default -0.1): value, at most 0, to which lower advantages are raised.
+            None switches it off.
+    """
 
     negative_advantage_floor: float | None = field(
         default=-0.1,
@@ -23,8 +30,10 @@ class GRPOLambdaConfig(TraceConfig):
 
 
 class GRPOLambdaTrainer(TraceTrainer):
-    """GRPO-lambda (arXiv 2510.00194): `recent` or `both` traces, in the ratio (eps-trace) or on the advantage
-    (eps-weight), with negative advantages floored at -0.1. Defaults: `GRPOLambdaConfig`.
+    """Train with GRPO-lambda (arXiv 2510.00194): `recent` or `both` traces and floored negative advantages.
+
+    The traces are in the ratio (eps-trace, the default) or on the advantage (eps-weight). Defaults:
+    `GRPOLambdaConfig`.
     """
 
     config_class = GRPOLambdaConfig

@@ -1,18 +1,25 @@
-"""S-trace and P-trace (arXiv 2605.05965): their defaults and their trainer."""
+"""Defaults and trainer of S-trace and P-trace (arXiv 2605.05965)."""
 
 import textwrap
 from dataclasses import dataclass, field
 
-from .config import TraceConfig
+from .config import TraceConfig, TrustRegion
 from .trainer import TraceTrainer
 
 
 @dataclass
 class STraceConfig(TraceConfig):
-    """S-trace (arXiv 2605.05965): normalized recent trace of the high-entropy tokens, each in its own trust region.
+    """Configure S-trace (arXiv 2605.05965): normalized trace of high-entropy tokens, each in its own trust region.
 
     `trace_entropy_fraction=1.0` is P-trace. `docs/methods/index.md` says what of this is the paper's and what our
-    reading.
+    reading. The fields below have S-trace's defaults; the others are those of `TraceConfig` and of TRL's `GRPOConfig`.
+
+    Args:
+        trace_normalize (`bool`, default True): divide the trace by the sum of its weights.
+        trust_region (`TrustRegion`, default "token"): "token" clips every token's own factor before the trace; "trace"
+            clips the traced ratio.
+        trace_entropy_fraction (`float`, default 0.2): fraction, in (0, 1], of the loss tokens of a forward pass, by
+            entropy, whose factors enter a trace. 1.0 is P-trace.
     """
 
     trace_normalize: bool = field(
@@ -22,7 +29,7 @@ class STraceConfig(TraceConfig):
             "GSPO, which is length-normalized, is its case of uniform credit."
         },
     )
-    trust_region: str = field(
+    trust_region: TrustRegion = field(
         default="token",
         metadata={
             "help": "'token' is our reading of the 'partial trust region preservation' of P-trace (arXiv 2605.05965): "
@@ -41,7 +48,7 @@ class STraceConfig(TraceConfig):
 
 
 class STraceTrainer(TraceTrainer):
-    """S-trace (arXiv 2605.05965), and P-trace with `trace_entropy_fraction=1.0`.
+    """Train with S-trace (arXiv 2605.05965), or with P-trace where `trace_entropy_fraction=1.0`.
 
     Every token's importance ratio becomes the decaying geometric mean of the ratios of the high-entropy tokens up to
     it, each kept in its own trust region. Defaults: `STraceConfig`.

@@ -10,6 +10,8 @@ Everything after that (loss types, clipping, KL, entropy bonus, vLLM correction,
 """
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from accelerate.logging import get_logger
@@ -18,14 +20,12 @@ from trl import GRPOConfig, GRPOTrainer
 
 from ..base.trainer import CreditTrainer
 from .config import TraceConfig
-from .kernels import eligibility_trace, token_trust_region, trace_weights
+from .credit import floored_advantages, old_logps_under_trace, traced_advantages, traced_log_ratio
+from .kernels import trace_weights
 from .metrics import trace_metrics, trace_totals
+from .seam import LossInputs, OwnRatioBeta, check_credit_arrived, loss_went_past
 
 logger = get_logger(__name__)
-
-# An unnormalized trace can add up to more than exp() holds, and inf * 0 in a clipped branch would be NaN for every row.
-# exp(20) is beyond any clip, and TRL bounds the log ratios of its VESPO loss by the same number.
-MAX_TRACED_LOG_RATIO = 20.0
 
 
 class TraceTrainer(CreditTrainer):
@@ -51,7 +51,8 @@ class TraceTrainer(CreditTrainer):
     @functools.wraps(GRPOTrainer.__init__)  # type: ignore[misc]  # editors and notebooks show TRL's parameters
     def __init__(self, model, reward_funcs=None, args: GRPOConfig | None = None, *positional, **keywords):
         super().__init__(model, reward_funcs, args, *positional, **keywords)
-        self._loss_inputs: dict | None = None  # the inputs of the loss being computed
+        self._loss_inputs: LossInputs | None = None  # the inputs of the loss that is being computed
+        self._losses_with_credit = 0  # of the step
         self._pending_totals: dict[str, list[torch.Tensor]] = {"train": [], "eval": []}
         self._announce(self.args)
 
@@ -74,67 +75,83 @@ class TraceTrainer(CreditTrainer):
                 "no clip ever fires. Raise num_iterations or steps_per_generation to train off policy."
             )
 
+    def training_step(self, *positional, **keywords):
+        with self._expect_credit():
+            return super().training_step(*positional, **keywords)
+
+    def prediction_step(self, *positional, **keywords):
+        with self._expect_credit():
+            return super().prediction_step(*positional, **keywords)
+
+    @contextmanager
+    def _expect_credit(self) -> Iterator[None]:
+        """Raise `RuntimeError` where a step ends without a loss that used the trace, before the optimizer's step."""
+        self._losses_with_credit = 0
+        yield
+        if not self._losses_with_credit:
+            raise RuntimeError(loss_went_past(self, "The step ended without calling the trainer's `_compute_loss`."))
+
     def _compute_loss(self, model, inputs):
-        self._loss_inputs = dict(inputs)  # TRL buffers `inputs` and uses them again in the next iteration
+        # TRL buffers `inputs` and uses them again in the next iteration: the loss gets a copy to put the trace into.
+        self._loss_inputs = handed = LossInputs(inputs)
+        beta, bias_correction = self.beta, self.args.use_bias_correction_kl
         try:
-            return super()._compute_loss(model, self._loss_inputs)
+            loss = super()._compute_loss(model, handed)
+            check_credit_arrived(self, handed, self.beta)
         finally:
             self._loss_inputs = None
+            self.beta, self.args.use_bias_correction_kl = beta, bias_correction
+        self._losses_with_credit += 1
+        return loss
 
     def _get_per_token_logps_and_entropies(self, *args, **kwargs):
         logps, entropies, aux_loss = super()._get_per_token_logps_and_entropies(*args, **kwargs)
         if self._loss_inputs is not None:
+            self._loss_inputs.times_asked += 1
             self._assign_credit(logps, entropies, self._loss_inputs)
         return logps, entropies, aux_loss
 
-    def _assign_credit(self, logps, entropies, inputs) -> None:
+    def _assign_credit(self, logps: torch.Tensor, entropies: torch.Tensor, inputs: LossInputs) -> None:
         """Replace what the loss is about to read from `inputs` by its traced counterpart."""
         args = self.args
         mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)
-        decay = args.trace_gamma * args.trace_lambda
-        if args.negative_advantage_floor is not None:
-            inputs["advantages"] = inputs["advantages"].clamp(min=args.negative_advantage_floor)
-        advantages = inputs["advantages"]
+        decay, kernel = args.trace_decay, args.trace_kernel
+        weights = trace_weights(mask, decay=decay, kernel=kernel)
         eligible = mask.bool()
         if args.trace_entropy_fraction < 1:
             # A token without a finite entropy would make the quantile NaN and leave nothing eligible in any row.
             known = mask * torch.isfinite(entropies)
             eligible = self.get_high_entropy_mask(entropies.detach(), known, 1 - args.trace_entropy_fraction)
-        weights = trace_weights(mask, decay=decay, kernel=args.trace_kernel)
-
+        advantages = floored_advantages(inputs["advantages"], args.negative_advantage_floor)
         if args.trace_target == "advantage":
-            if advantages.dim() == 1:
-                advantages = advantages.unsqueeze(1)
-            inputs["advantages"] = advantages * weights * eligible
+            inputs.hand_out(
+                advantages=traced_advantages(advantages, mask, decay=decay, kernel=kernel, eligible=eligible)
+            )
             self._keep_totals(trace_totals(mask, eligible=eligible, weights=weights))
             return
 
         old_logps = inputs.get("old_per_token_logps")
         if old_logps is None:
             old_logps = logps.detach()
-        log_ratio = (logps - old_logps).float()
-        finite = torch.isfinite(log_ratio)
-        factors, clipped = log_ratio, None
-        if args.trust_region == "token":
-            factors = token_trust_region(
-                log_ratio, advantages, epsilon_low=self.epsilon_low, epsilon_high=self.epsilon_high
-            )
-            clipped = (factors != log_ratio) & finite
-        z = eligibility_trace(
-            factors,
+        z, counted = traced_log_ratio(
+            logps,
+            old_logps,
             mask,
+            advantages,
             decay=decay,
-            kernel=args.trace_kernel,
-            eligible=eligible & finite,
+            kernel=kernel,
             normalize=args.trace_normalize,
-        ).clamp(max=MAX_TRACED_LOG_RATIO)
+            trust_region=args.factor_bound,
+            epsilon_low=self.epsilon_low,
+            epsilon_high=self.epsilon_high,
+            eligible=eligible,
+        )
+        if self.beta != 0 and args.use_bias_correction_kl and not args.keeps_own_ratio:
+            self.beta, args.use_bias_correction_kl = OwnRatioBeta(self.beta, (logps - old_logps).exp()), False
         # The off-policy mask falls back on the old log-probabilities, where the sampler reported none: the real ones.
         inputs.setdefault("sampling_per_token_logps", old_logps)
-        # Where the policy's own log-probability is not finite, `logp - z` would be NaN: the token keeps TRL's ratio.
-        inputs["old_per_token_logps"] = torch.where(torch.isfinite(logps), logps - z, old_logps)
-        self._keep_totals(
-            trace_totals(mask, eligible=eligible & finite, weights=weights, z=z, clipped=clipped, non_finite=~finite)
-        )
+        inputs.hand_out(advantages=advantages, old_per_token_logps=old_logps_under_trace(logps, old_logps, z))
+        self._keep_totals(trace_totals(mask, weights=weights, z=z, **counted))
 
     def _keep_totals(self, totals: dict[str, torch.Tensor]) -> None:
         """Add up over processes and leave the sums on the device until the next log, so that no step waits for them."""

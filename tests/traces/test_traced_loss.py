@@ -98,13 +98,16 @@ def test_loss_and_gradient_are_those_of_the_definition(run, method, option):
     steps = []
 
     class Compared(trainer_class):
-        def _assign_credit(self, logps, entropies, inputs):
-            self.seen = logps, entropies.detach(), dict(inputs)
-            super()._assign_credit(logps, entropies, inputs)
+        def _get_per_token_logps_and_entropies(self, *args, **kwargs):
+            logps, entropies, aux_loss = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+            self.policy = logps, entropies
+            return logps, entropies, aux_loss
 
         def _compute_loss(self, model, inputs):
+            seen = dict(inputs)
             loss = super()._compute_loss(model, inputs)
-            logps, entropies, seen = self.seen
+            logps, entropies = self.policy
+            entropies = entropies.detach()
             (gradient,) = torch.autograd.grad(loss, logps, retain_graph=True)
             slow_logps = logps.detach().double().requires_grad_()
             expected = slow_loss(slow_logps, entropies, seen, self.args)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,9 +10,26 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
 
 from credit_trl import GRPOLambdaConfig, GRPOLambdaTrainer, STraceConfig, STraceTrainer, TraceConfig, TraceTrainer
+from credit_trl.traces import trainer as trainer_module
 from credit_trl.traces.kernels import trace_weights
 from tests.helpers.comparing import largest_difference, same_log, same_weights
 from tests.helpers.training import digit_reward
+
+
+@pytest.fixture
+def traced(monkeypatch) -> list[SimpleNamespace]:
+    """What every loss of a run gave to `traced_log_ratio` and got from it, without gradients."""
+    steps = []
+    original = trainer_module.traced_log_ratio
+
+    def spy(logps, old_logps, mask, advantages, **options):
+        z, counted = original(logps, old_logps, mask, advantages, **options)
+        step = dict(logps=logps.detach(), old_logps=old_logps, mask=mask, advantages=advantages, z=z.detach())
+        steps.append(SimpleNamespace(**step))
+        return z, counted
+
+    monkeypatch.setattr(trainer_module, "traced_log_ratio", spy)
+    return steps
 
 
 @pytest.mark.parametrize("loss_type", ["dapo", "grpo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo"])
@@ -68,24 +86,19 @@ def test_peft_acts_as_in_trl(run):
     same_log(actual_log, expected_log)
 
 
-def test_the_off_policy_mask_sees_the_policys_drift_and_not_the_trace(run, monkeypatch):
+def test_the_off_policy_mask_sees_the_policys_drift_and_not_the_trace(run, traced, monkeypatch):
     """With an old log-probability of `logp - z`, TRL would take the trace for the distance from the old policy."""
-    real, seen = [], []
+    seen = []
     original = GRPOTrainer.get_off_policy_mask
 
     def spy(**kwargs):
         seen.append(kwargs["sampling_per_token_logps"])
         return original(**kwargs)
 
-    class Spy(GRPOLambdaTrainer):
-        def _assign_credit(self, logps, entropies, inputs):
-            real.append(inputs["old_per_token_logps"])
-            super()._assign_credit(logps, entropies, inputs)
-
     monkeypatch.setattr(GRPOTrainer, "get_off_policy_mask", staticmethod(spy))
-    run(Spy, GRPOLambdaConfig, off_policy_mask_threshold=0.1)
-    assert len(real) == len(seen) == 6
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(real, seen, strict=True))
+    run(GRPOLambdaTrainer, GRPOLambdaConfig, off_policy_mask_threshold=0.1)
+    assert len(traced) == len(seen) == 6
+    assert all(torch.equal(step.old_logps, drift) for step, drift in zip(traced, seen, strict=True))
 
 
 def test_uniform_normalized_is_gspo(run):
@@ -119,19 +132,14 @@ def test_uniform_with_the_token_trust_region_is_gmpo(run):
     assert largest_difference(gspo, expected) > 1e-4
 
 
-def test_normalized_and_token_keep_the_ratio_inside_so_that_the_outer_clip_is_inert(run):
+def test_normalized_and_token_keep_the_ratio_inside_so_that_the_outer_clip_is_inert(run, traced):
     """Up to rounding: a trace of clipped factors alone sits on the bound itself, and its gradient is zero already."""
+    run(STraceTrainer, STraceConfig, epsilon=0.05, learning_rate=2e-2)
     excess, own_excess = [], []
-
-    class Spy(STraceTrainer):
-        def _assign_credit(self, logps, entropies, inputs):
-            old = inputs.get("old_per_token_logps", logps.detach())
-            super()._assign_credit(logps, entropies, inputs)
-            up = (inputs["advantages"].unsqueeze(1) > 0) & inputs["completion_mask"].bool()
-            excess.append((logps - inputs["old_per_token_logps"]).exp()[up].max().item() - 1.05)
-            own_excess.append((logps - old).exp()[up].max().item() - 1.05)
-
-    run(Spy, STraceConfig, epsilon=0.05, learning_rate=2e-2)
+    for step in traced:
+        up = (step.advantages.unsqueeze(1) > 0) & step.mask.bool()
+        excess.append(step.z.exp()[up].max().item() - 1.05)
+        own_excess.append((step.logps - step.old_logps).exp()[up].max().item() - 1.05)
     assert max(own_excess) > 0.5  # without the trust region of the tokens the bound is left by far
     assert max(excess) < 1e-5
 
@@ -165,35 +173,33 @@ def test_s_trace_of_all_tokens_is_p_trace_and_of_a_fifth_is_not(run):
     assert all(0.15 < fraction < 0.3 for fraction in fractions)
 
 
-def test_the_floor_raises_negative_advantages_only(run):
-    seen = []
+def test_the_loss_reads_floored_advantages_and_the_buffer_keeps_trls(run, monkeypatch):
+    """The second iteration starts from the same advantages as the first."""
+    buffered, read = [], []
+    original = GRPOTrainer.get_off_policy_mask
+
+    def spy(**kwargs):
+        read.append(kwargs["advantages"].squeeze(1))
+        return original(**kwargs)
 
     class Spy(GRPOLambdaTrainer):
-        def _assign_credit(self, logps, entropies, inputs):
-            before = inputs["advantages"].clone()
-            super()._assign_credit(logps, entropies, inputs)
-            seen.append((before, inputs["advantages"]))
+        def _compute_loss(self, model, inputs):
+            loss = super()._compute_loss(model, inputs)
+            buffered.append(inputs["advantages"])
+            return loss
 
-    run(Spy, GRPOLambdaConfig, num_iterations=2, max_steps=2)
-    for before, after in seen:
-        assert torch.equal(after, torch.where(before < -0.1, torch.tensor(-0.1), before))
-    # The buffered completions keep TRL's advantages: the second iteration starts from the same ones.
-    assert torch.equal(seen[0][0], seen[1][0]) and seen[0][0].min() < -0.1
+    monkeypatch.setattr(GRPOTrainer, "get_off_policy_mask", staticmethod(spy))
+    run(Spy, GRPOLambdaConfig, num_iterations=2, max_steps=2, off_policy_mask_threshold=0.1)
+    assert buffered[0].min() < -0.1 and torch.equal(buffered[0], buffered[1])
+    for advantages, floored in zip(buffered, read, strict=True):
+        assert torch.equal(floored, torch.where(advantages < -0.1, torch.tensor(-0.1), advantages))
 
 
-def test_metrics_are_what_they_say(run):
+def test_metrics_are_what_they_say(run, traced):
     """Recomputed by hand from the tensors that one loss saw."""
-    seen = []
-
-    class Spy(STraceTrainer):
-        def _assign_credit(self, logps, entropies, inputs):
-            old = inputs.get("old_per_token_logps", logps.detach())
-            super()._assign_credit(logps, entropies, inputs)
-            z = (logps - inputs["old_per_token_logps"]).detach()
-            seen.append(((logps - old).detach(), z, inputs["completion_mask"].bool(), inputs["advantages"]))
-
-    _, _, log = run(Spy, STraceConfig, epsilon=0.05, trace_entropy_fraction=1.0, trace_lambda=0.8)
-    log_ratio, z, mask, advantages = seen[-1]
+    _, _, log = run(STraceTrainer, STraceConfig, epsilon=0.05, trace_entropy_fraction=1.0, trace_lambda=0.8)
+    log_ratio, z, mask = traced[-1].logps - traced[-1].old_logps, traced[-1].z, traced[-1].mask.bool()
+    advantages = traced[-1].advantages
     last = [entry for entry in log if "trace/ratio_mean" in entry][-1]
     ratios = z.exp()[mask]
     assert last["trace/ratio_mean"] == pytest.approx(ratios.mean().item(), abs=1e-5)
@@ -211,27 +217,23 @@ def test_tool_results_are_outside_the_trace(run):
     """Tokens under `tool_mask` 0 neither carry nor decay a trace, whatever their log-probabilities are."""
 
     class WithTools(GRPOLambdaTrainer):
-        tool_logp_shift = 0.0
+        shift = 0.0
 
         def _generate_and_score_completions(self, inputs):
             output = super()._generate_and_score_completions(inputs)
             output["tool_mask"] = torch.ones_like(output["completion_mask"])
             output["tool_mask"][:, 3:6] = 0
+            output["old_per_token_logps"][:, 3:6] -= self.shift
             return output
 
-        def _assign_credit(self, logps, entropies, inputs):
-            shift = torch.zeros_like(logps)
-            shift[:, 3:6] = self.tool_logp_shift
-            super()._assign_credit(logps + shift, entropies, inputs)
-            if self.tool_logp_shift:  # what TRL reads outside the mask it multiplies by zero
-                inputs["old_per_token_logps"] = inputs["old_per_token_logps"] - shift
-
     class Shifted(WithTools):
-        tool_logp_shift = 3.0
+        shift = 3.0
 
     _, plain, _ = run(WithTools, GRPOLambdaConfig)
     _, shifted, _ = run(Shifted, GRPOLambdaConfig)
     assert largest_difference(shifted, plain) < 1e-6
+    _, without_mask, _ = run(GRPOLambdaTrainer, GRPOLambdaConfig)
+    assert largest_difference(without_mask, plain) > 1e-4
 
 
 def test_a_non_finite_old_log_probability_touches_only_its_own_token(run):
@@ -248,51 +250,20 @@ def test_a_non_finite_old_log_probability_touches_only_its_own_token(run):
     assert counts == [2.0] * 6
 
 
-@pytest.mark.parametrize("old", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("advantage", [1.0, -1.0])
-def test_a_non_finite_log_ratio_is_left_out_even_where_its_clipped_value_is_finite(run, old, advantage):
-    """An infinite log ratio would pass a token's own trust region as its bound."""
-    trainer, _, _ = run(STraceTrainer, STraceConfig, max_steps=1, trace_entropy_fraction=1.0)
-    logps = torch.tensor([[-1.0, -2.0, -3.0]])
-    inputs = {
-        "completion_mask": torch.ones(1, 3, dtype=torch.long),
-        "advantages": torch.tensor([advantage]),
-        "old_per_token_logps": torch.tensor([[old, -2.1, -3.0]]),
-    }
-    trainer._assign_credit(logps, torch.ones(1, 3), inputs)
-    z = logps - inputs["old_per_token_logps"]
-    # Nothing before it; itself (0.1); itself (0) and 0.1 from one token back.
-    expected = torch.tensor([[0.0, 0.1, 0.1 * 0.99 / (0.99 + 1)]])
-    torch.testing.assert_close(z, expected, atol=1e-5, rtol=0)
+def test_a_non_finite_entropy_leaves_the_other_tokens_eligible(run, monkeypatch):
+    original = GRPOTrainer._get_per_token_logps_and_entropies
 
-
-def test_a_non_finite_entropy_leaves_the_other_tokens_eligible(run):
-    class Broken(STraceTrainer):
-        def _assign_credit(self, logps, entropies, inputs):
+    def broken(self, *args, **kwargs):
+        logps, entropies, aux_loss = original(self, *args, **kwargs)
+        if entropies is not None:
             entropies = entropies.clone()
             entropies[0] = float("nan")
-            super()._assign_credit(logps, entropies, inputs)
+        return logps, entropies, aux_loss
 
-    _, _, log = run(Broken, STraceConfig, trace_entropy_fraction=0.5)
+    monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", broken)
+    _, _, log = run(STraceTrainer, STraceConfig, trace_entropy_fraction=0.5)
     fractions = [entry["trace/eligible_fraction"] for entry in log if "trace/eligible_fraction" in entry]
     assert all(0.35 < fraction < 0.5 for fraction in fractions)  # half of the tokens of 7 of the 8 rows
-
-
-def test_minus_infinity_of_the_policy_itself_gives_trls_own_ratio(run):
-    """exp(-inf) = 0 is a ratio that TRL can use; `logp - z` would have made it NaN."""
-    trainer, _, _ = run(STraceTrainer, STraceConfig, max_steps=1)
-    logps = torch.tensor([[-1.0, -float("inf"), -2.0]])
-    inputs = {
-        "completion_mask": torch.ones(1, 3, dtype=torch.long),
-        "advantages": torch.tensor([1.0]),
-        "old_per_token_logps": torch.tensor([[-1.1, -3.0, -2.0]]),
-    }
-    trainer.args.trace_entropy_fraction = 1.0
-    trainer._assign_credit(logps, torch.ones(1, 3), inputs)
-    ratio = (logps - inputs["old_per_token_logps"]).exp()
-    assert ratio[0, 1] == 0 and torch.isfinite(ratio).all()
-    # The third token's trace holds the first (0.1, one token back on the clock of three) and itself (0).
-    assert ratio[0, 2].log().item() == pytest.approx(0.1 * 0.99**2 / (0.99**2 + 1), abs=1e-5)
 
 
 def test_a_plain_grpo_config_gets_the_papers_defaults(run):
@@ -383,29 +354,11 @@ def test_the_samplers_log_probabilities_stay_the_samplers(run, monkeypatch):
     assert all((logps == -1.25).all() for logps in seen)
 
 
-def test_a_trace_that_outgrows_float32_stays_finite_for_every_row(run):
-    """40 tokens with a log ratio of 2.5 add up to 100, and exp(100) * 0 in a clipped branch is NaN."""
-    trainer, _, _ = run(GRPOLambdaTrainer, GRPOLambdaConfig, max_steps=1, trace_lambda=1.0)
-    logps = torch.full((2, 40), -1.0, requires_grad=True)
-    inputs = {
-        "completion_mask": torch.ones(2, 40, dtype=torch.long),
-        "advantages": torch.tensor([1.0, -1.0]),
-        "old_per_token_logps": torch.full((2, 40), -3.5),
-    }
-    trainer._assign_credit(logps, torch.ones(2, 40), inputs)
-    ratio = (logps - inputs["old_per_token_logps"]).exp()
-    advantages = inputs["advantages"].unsqueeze(1)
-    torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages).sum().backward()
-    assert torch.isfinite(logps.grad).all()
-    assert ratio.max().log().item() == pytest.approx(20, abs=1e-4)
-
-
 def test_a_count_of_non_finite_ratios_adds_up_over_the_logging_window(run):
     class Broken(GRPOLambdaTrainer):
-        def _assign_credit(self, logps, entropies, inputs):
-            inputs["old_per_token_logps"] = inputs["old_per_token_logps"].clone()
+        def _compute_loss(self, model, inputs):
             inputs["old_per_token_logps"][0, 0] = float("nan")
-            super()._assign_credit(logps, entropies, inputs)
+            return super()._compute_loss(model, inputs)
 
     _, _, log = run(Broken, GRPOLambdaConfig, logging_steps=3)
     logged = [entry for entry in log if "trace/non_finite_count" in entry]

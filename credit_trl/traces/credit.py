@@ -1,0 +1,125 @@
+"""What a traced loss reads, made of log-probabilities and advantages: pure tensor functions, no model and no TRL.
+
+The trainer calls these functions on the tensors of a loss and hands the results to TRL; `token_credit` calls them to
+draw a configuration's credit. `docs/methods/index.md` has the formulas.
+
+Shape suffixes: B completions, T completion tokens (padded).
+"""
+
+import math
+
+import torch
+
+from .kernels import eligibility_trace, token_trust_region, trace_weights
+
+# An unnormalized trace can add up to more than exp() holds, and inf * 0 in a clipped branch would be NaN for every row.
+# exp(20) is beyond any clip, and TRL bounds the log ratios of its VESPO loss by the same number.
+MAX_TRACED_LOG_RATIO = 20.0
+
+
+def floored_advantages(advantages: torch.Tensor, floor: float | None) -> torch.Tensor:
+    """Raise negative advantages of any shape to at least `floor`, which is at most 0; None leaves them as they are."""
+    return advantages if floor is None else advantages.clamp(min=floor)
+
+
+def traced_log_ratio(
+    logps: torch.Tensor,
+    old_logps: torch.Tensor,
+    mask: torch.Tensor,
+    advantages: torch.Tensor,
+    *,
+    decay: float,
+    kernel: str,
+    normalize: bool,
+    trust_region: str,
+    epsilon_low: float,
+    epsilon_high: float,
+    eligible: torch.Tensor | None = None,
+    cap: float = MAX_TRACED_LOG_RATIO,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Trace the log importance ratios of the tokens: bound every token's own, then sum or average them by the kernel.
+
+    Args:
+        logps: (B, T) log-probabilities of the policy, nats. Differentiable.
+        old_logps: (B, T) log-probabilities of the policy that sampled the completions, nats.
+        mask: (B, T), nonzero for loss tokens.
+        advantages: (B,) or (B, T), after the floor. Their sign chooses the side on which a token is bounded.
+        decay: gamma * lambda, in [0, 1].
+        kernel: one of `KERNELS`.
+        normalize: divide by the sum of the weights.
+        trust_region: "trace" leaves the tokens' log ratios as they are; "token" bounds each of them on the side that
+            its advantage pushes (`token_trust_region`); "weight" bounds each of them by log(epsilon_high), whatever its
+            advantage, as CISPO bounds its weights.
+        epsilon_low: lower bound 1 - epsilon_low of a token's ratio under "token"; not used otherwise.
+        epsilon_high: upper bound 1 + epsilon_high of a token's ratio under "token", epsilon_high itself under "weight".
+        eligible: (B, T), nonzero for tokens whose log ratio enters a trace; all loss tokens by default.
+        cap: upper limit of the traced log ratio.
+
+    Returns:
+        The traced log ratio z, (B, T) float32 (float64 for such inputs), zero outside the mask. And boolean (B, T)
+        masks to be counted: "eligible", the tokens that entered a trace; "non_finite", those whose log ratio is not
+        finite and is left out; and, where tokens have bounds of their own, "clipped", those beyond them.
+
+    Raises:
+        ValueError: an unknown `kernel`, a number out of its range, or shapes that do not match.
+    """
+    log_ratio_BT = logps - old_logps
+    if log_ratio_BT.dtype != torch.float64:
+        log_ratio_BT = log_ratio_BT.float()
+    finite_BT = torch.isfinite(log_ratio_BT)
+    eligible_BT = finite_BT & (mask if eligible is None else eligible).bool()
+    counted = {"eligible": eligible_BT, "non_finite": ~finite_BT}
+    factors_BT = log_ratio_BT
+    if trust_region == "token":
+        factors_BT = token_trust_region(log_ratio_BT, advantages, epsilon_low=epsilon_low, epsilon_high=epsilon_high)
+    elif trust_region == "weight":
+        factors_BT = log_ratio_BT.clamp(max=math.log(epsilon_high))
+    if trust_region != "trace":
+        counted["clipped"] = (factors_BT != log_ratio_BT) & finite_BT
+    z_BT = eligibility_trace(
+        factors_BT, mask, decay=decay, kernel=kernel, eligible=eligible_BT, normalize=normalize
+    ).clamp(max=cap)
+    return z_BT, counted
+
+
+def old_logps_under_trace(logps: torch.Tensor, old_logps: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    """Return the old log-probabilities under which a loss that computes `logps - old` finds the traced log ratio.
+
+    Args:
+        logps: (B, T) log-probabilities of the policy, nats.
+        old_logps: (B, T) log-probabilities of the policy that sampled, nats.
+        z: (B, T) traced log ratios. Their gradient is the only one that is left in `logps - old`.
+
+    Returns:
+        (B, T): `logps - z`. Where `logps` is not finite that would be NaN, and the token keeps its `old_logps`.
+    """
+    return torch.where(torch.isfinite(logps), logps - z, old_logps)
+
+
+def traced_advantages(
+    advantages: torch.Tensor,
+    mask: torch.Tensor,
+    *,
+    decay: float,
+    kernel: str,
+    eligible: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Multiply every token's advantage by its trace weight, the credit that it receives from the tokens after it.
+
+    Args:
+        advantages: (B,) or (B, T), after the floor.
+        mask: (B, T), nonzero for loss tokens.
+        decay: gamma * lambda, in [0, 1].
+        kernel: one of `KERNELS`.
+        eligible: (B, T), nonzero for tokens that receive credit; all loss tokens by default.
+
+    Returns:
+        (B, T), zero outside the mask and for tokens that are not eligible.
+
+    Raises:
+        ValueError: `decay` outside [0, 1] or an unknown `kernel`.
+    """
+    if advantages.dim() == 1:
+        advantages = advantages.unsqueeze(1)
+    credit_BT = advantages * trace_weights(mask, decay=decay, kernel=kernel)
+    return credit_BT if eligible is None else credit_BT * eligible.bool()

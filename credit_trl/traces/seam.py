@@ -1,0 +1,118 @@
+"""What a trainer hands through the seam into TRL's loss, and the errors for a loss that goes past it."""
+
+import sys
+from typing import Any
+
+import torch
+from trl import GRPOTrainer
+
+
+class LossInputs(dict):
+    """The inputs of one loss, which write down whether the loss read what the trainer put into them.
+
+    A loss that computes its own log-probabilities, or that took its inputs before the trace was in them, would train
+    plain GRPO. Writing down costs a few dictionary accesses and waits for no device.
+    """
+
+    def __init__(self, inputs: dict[str, Any]):
+        super().__init__(inputs)
+        self.times_asked = 0  # how often the loss asked for the policy's log-probabilities
+        self.unread: set[str] = set()  # keys that the trainer has handed out and the loss has not read since
+
+    def hand_out(self, **values: torch.Tensor) -> None:
+        """Replace the inputs of these names, which the loss has to read from now on."""
+        self.update(values)
+        self.unread |= set(values)
+
+    def __getitem__(self, key):
+        self.unread.discard(key)
+        return super().__getitem__(key)
+
+    def get(self, key, default=None):
+        self.unread.discard(key)
+        return super().get(key, default)
+
+
+class OwnRatioBeta(float):
+    """TRL's `beta` for one loss, which multiplies every token's KL by the token's own importance ratio.
+
+    TRL multiplies the KL by the ratio of the loss (`use_bias_correction_kl`), which is a traced one here. While the
+    trainer switches that off, TRL's `beta * per_token_kl` arrives in this class. Everywhere else it is a float.
+    """
+
+    def __new__(cls, beta: float, ratio: torch.Tensor):
+        value = super().__new__(cls, beta)
+        value.ratio = ratio  # (B, T), with its gradient
+        value.times_used = 0
+        return value
+
+    ratio: torch.Tensor
+    times_used: int
+
+    def __mul__(self, per_token_kl):
+        self.times_used += 1
+        # In place, because TRL logs the same tensor as `kl` afterwards.
+        return float(self) * per_token_kl.mul_(self.ratio)
+
+
+def check_credit_arrived(trainer: GRPOTrainer, inputs: LossInputs, beta: float) -> None:
+    """Raise `RuntimeError` if the loss that has just been computed from `inputs` did not use the credit in them.
+
+    Args:
+        trainer: the trainer whose loss it was.
+        inputs: the inputs that the loss was given.
+        beta: the coefficient of the KL term that the loss was given.
+    """
+    if inputs.times_asked != 1:
+        raise RuntimeError(
+            loss_went_past(
+                trainer,
+                "The loss has to ask the trainer's `_get_per_token_logps_and_entropies` for log-probabilities once, "
+                f"which is where the credit is assigned, and asked {inputs.times_asked} times.",
+            )
+        )
+    if inputs.unread:
+        raise RuntimeError(
+            loss_went_past(
+                trainer,
+                f"The loss did not read {' and '.join(sorted(inputs.unread))}, in which the credit is, from its inputs "
+                "after it had asked for log-probabilities.",
+            )
+        )
+    if isinstance(beta, OwnRatioBeta) and beta.times_used != 1:
+        raise RuntimeError(
+            loss_went_past(
+                trainer,
+                f"The loss used `self.beta * per_token_kl` {beta.times_used} times instead of once, so that the KL "
+                "term is not multiplied by each token's own ratio.",
+            )
+        )
+
+
+def loss_went_past(trainer: GRPOTrainer, what: str) -> str:
+    """Return the message of the error: what happened, what it means, whose code it probably was, and what to do."""
+    name = type(trainer).__name__
+    if "unsloth" in sys.modules:
+        advice = (
+            "Unsloth is imported, and it replaces TRL's trainers and their loss: train in a process that does not "
+            "import it, with a model from transformers or peft."
+        )
+    else:
+        advice = (
+            f"Leave out whatever replaces or patches TRL's GRPOTrainer, or use the version of TRL that {__package__} "
+            "is tested with."
+        )
+    return (
+        f"{what} Going on would train plain GRPO, without the credit of {name}, and nothing would show it. The weights "
+        f"are those of the last finished step. {_foreign_methods()}{advice}"
+    )
+
+
+def _foreign_methods() -> str:
+    """Return a sentence that names the methods of `GRPOTrainer` whose code is not in TRL; none: an empty string."""
+    foreign = []
+    for name in ("training_step", "prediction_step", "compute_loss", "_compute_loss"):
+        module = getattr(getattr(GRPOTrainer, name), "__globals__", {}).get("__name__", "a module without a name")
+        if module.split(".")[0] not in ("trl", "transformers"):
+            foreign.append(f"GRPOTrainer.{name} is not TRL's but comes from {module}.")
+    return " ".join([*foreign, ""])

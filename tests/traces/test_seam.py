@@ -1,0 +1,172 @@
+"""A loss that goes past the credit assignment ends the step with an error, instead of training plain GRPO unseen."""
+
+import sys
+import types
+
+import pytest
+import torch
+from trl import GRPOTrainer
+
+from credit_trl import GRPOLambdaConfig, GRPOLambdaTrainer, STraceConfig, STraceTrainer
+
+TRAINERS = {
+    "s_trace": (STraceTrainer, STraceConfig, dict()),
+    "advantage": (GRPOLambdaTrainer, GRPOLambdaConfig, dict(trace_target="advantage")),
+}
+PATCHED = "GRPOTrainer.{} is not TRL's but comes from " + __name__.replace(".", r"\.")
+PLAIN = "Going on would train plain GRPO"
+
+
+def own_forward(model, inputs):
+    """Log-probabilities as a library with kernels of its own computes them."""
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+    length = inputs["completion_ids"].shape[1]
+    logits = model(input_ids=ids, attention_mask=mask).logits[:, -length - 1 : -1]
+    return logits.log_softmax(-1).gather(-1, inputs["completion_ids"].unsqueeze(-1)).squeeze(-1)
+
+
+def own_loss(logps, inputs):
+    old = inputs.get("old_per_token_logps", logps.detach())
+    loss = -(logps - old).exp() * inputs["advantages"].reshape(len(logps), -1) * inputs["completion_mask"]
+    return loss.sum() / inputs["completion_mask"].sum()
+
+
+def past_the_forward_pass(self, model, inputs):
+    return own_loss(own_forward(model, inputs), inputs)
+
+
+def past_the_inputs(self, model, inputs):
+    """Takes its inputs before it asks for log-probabilities."""
+    before = {name: inputs.get(name) for name in (*inputs, "old_per_token_logps")}
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+    keep = inputs["completion_ids"].shape[1]
+    logps, *_ = self._get_per_token_logps_and_entropies(model, ids, mask, keep, compute_entropy=True)
+    return own_loss(logps, before)
+
+
+def twice(self, model, inputs):
+    past_the_inputs(self, model, inputs)
+    return past_the_inputs(self, model, inputs)
+
+
+def own_compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    return past_the_forward_pass(self, model, inputs)
+
+
+@pytest.mark.parametrize("method", TRAINERS)
+@pytest.mark.parametrize(
+    ("name", "patch", "what"),
+    [
+        ("_compute_loss", past_the_forward_pass, r"`_get_per_token_logps_and_entropies` .*, and asked 0 times"),
+        ("_compute_loss", past_the_inputs, r"did not read advantages"),
+        ("_compute_loss", twice, r"and asked 2 times"),
+        ("compute_loss", own_compute_loss, r"without calling the trainer's `_compute_loss`"),
+    ],
+)
+def test_a_patched_loss_ends_the_step(run, monkeypatch, method, name, patch, what):
+    trainer_class, config_class, options = TRAINERS[method]
+    monkeypatch.setattr(GRPOTrainer, name, patch)
+    finished = []
+
+    class Watched(trainer_class):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.before = {key: value.clone() for key, value in self.model.state_dict().items()}
+            finished.append(self)
+
+    with pytest.raises(RuntimeError, match=f"{what}.*{PLAIN}.*credit of Watched.*{PATCHED.format(name)}"):
+        run(Watched, config_class, **options)
+    # Nothing was trained, and TRL's trainer itself trains under this patch.
+    assert all(torch.equal(value, finished[0].before[key]) for key, value in finished[0].model.state_dict().items())
+    run(GRPOTrainer, max_steps=1)
+
+
+def test_a_ratio_that_the_loss_does_not_read_is_named(run, monkeypatch):
+    original = GRPOTrainer._compute_loss
+
+    class OnPolicy(dict):
+        """A loss that takes every ratio for 1, as losses for fully on-policy training do."""
+
+        def __init__(self, inputs):
+            super().__init__(inputs)
+            self.inputs = inputs
+
+        def __getitem__(self, key):
+            return self.inputs[key]
+
+        def get(self, key, default=None):
+            return default if key == "old_per_token_logps" else self.inputs.get(key, default)
+
+    monkeypatch.setattr(
+        GRPOTrainer, "_compute_loss", lambda self, model, inputs: original(self, model, OnPolicy(inputs))
+    )
+    with pytest.raises(RuntimeError, match=f"did not read old_per_token_logps, in which the credit is.*{PLAIN}"):
+        run(STraceTrainer, STraceConfig, num_iterations=1)
+
+
+def test_a_kl_term_that_is_computed_in_another_way_is_named(run, monkeypatch):
+    """The own ratio goes into TRL's `beta * per_token_kl` from the left."""
+    original = GRPOTrainer._compute_loss
+
+    def other(self, model, inputs):
+        loss = original(self, model, inputs)
+        self.beta.times_used = 0
+        return loss
+
+    monkeypatch.setattr(GRPOTrainer, "_compute_loss", other)
+    with pytest.raises(RuntimeError, match=r"used `self.beta \* per_token_kl` 0 times instead of once"):
+        run(STraceTrainer, STraceConfig, beta=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "patch"), [("_compute_loss", past_the_forward_pass), ("compute_loss", own_compute_loss)]
+)
+def test_evaluation_under_a_patched_loss_ends_too(run, monkeypatch, prompts, name, patch):
+    trainer, *_ = run(STraceTrainer, STraceConfig, max_steps=1, trainer_options=dict(eval_dataset=prompts))
+    assert "eval_loss" in trainer.evaluate()
+    monkeypatch.setattr(GRPOTrainer, name, patch)
+    with pytest.raises(RuntimeError, match=PLAIN):
+        trainer.evaluate()
+
+
+def test_a_loss_that_is_replaced_on_the_trainer_itself_ends_the_step(run):
+    class Replaced(STraceTrainer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self._compute_loss = types.MethodType(past_the_forward_pass, self)
+
+    with pytest.raises(RuntimeError, match="without calling the trainer's `_compute_loss`"):
+        run(Replaced, STraceConfig)
+
+
+def test_unsloth_is_named_where_it_is_found(run, monkeypatch):
+    monkeypatch.setattr(GRPOTrainer, "_compute_loss", past_the_forward_pass)
+    with pytest.raises(RuntimeError) as without:
+        run(STraceTrainer, STraceConfig)
+    monkeypatch.setitem(sys.modules, "unsloth", types.ModuleType("unsloth"))
+    with pytest.raises(RuntimeError, match="Unsloth is imported, and it replaces TRL's trainers"):
+        run(STraceTrainer, STraceConfig)
+    assert "Unsloth" not in str(without.value)
+
+
+def test_a_loss_that_passes_once_does_not_vouch_for_the_next(run, monkeypatch):
+    original = GRPOTrainer.compute_loss
+
+    def patch(self, model, inputs, **keywords):
+        if self.state.global_step == 2:
+            return past_the_forward_pass(self, model, inputs)
+        return original(self, model, inputs, **keywords)
+
+    monkeypatch.setattr(GRPOTrainer, "compute_loss", patch)
+    steps = []
+
+    class Watched(STraceTrainer):
+        def training_step(self, *args, **kwargs):
+            steps.append(self.state.global_step)
+            return super().training_step(*args, **kwargs)
+
+    with pytest.raises(RuntimeError, match=PLAIN):
+        run(Watched, STraceConfig)
+    assert steps == [0, 1, 2]
