@@ -10,7 +10,19 @@ from trl import GRPOConfig
 
 from credit_trl import GRPOLambdaTrainer, SRPOConfig, SRPOTrainer, STraceTrainer
 from tests.helpers import corpus
-from tests.helpers.corpus import CORPUS, NAMES, RESETS, TRACES, covering, on_cpu, passed, refusal
+from tests.helpers.corpus import (
+    CORPUS,
+    NAMES,
+    PAGE,
+    REFUSALS,
+    RESETS,
+    TRACES,
+    covering,
+    on_cpu,
+    passed,
+    refusal,
+    with_table,
+)
 
 TRAINERS = {"S-trace": STraceTrainer, "GRPO-lambda": GRPOLambdaTrainer, "SRPO": SRPOTrainer, "RRPO": SRPOTrainer}
 ENTRIES = dict(zip(NAMES, CORPUS, strict=True))
@@ -86,6 +98,15 @@ def test_every_config_is_taken_or_refused(tmp_path, name):
             continue
         with pytest.raises(ValueError, match=rf"^{why.starts}\b"):
             convert(args).check_options()
+
+
+def test_the_page_shows_the_corpus_as_it_is():
+    assert PAGE.read_text() == with_table(PAGE.read_text()), "run python -m tests.helpers.corpus"
+
+
+def test_every_refusal_is_of_something():
+    for kind in REFUSALS:
+        assert any(refusal(name, entry) is kind for name in kind.trainers for entry in CORPUS), kind.reason
 
 
 @pytest.mark.slow

@@ -230,12 +230,6 @@ REFUSALS = [
     ),
     Refusal(
         ("S-trace",),
-        lambda entry: entry["settings"].get("loss_type") == "cispo",
-        "loss_type",
-        "CISPO has no lower bound for a token's own trust region",
-    ),
-    Refusal(
-        ("S-trace",),
         lambda entry: entry["settings"].get("epsilon", 0) >= 1,
         "epsilon",
         "a token's own trust region needs a lower bound",
@@ -250,11 +244,6 @@ REFUSALS = [
 def refusal(trainer: str, entry: dict) -> Refusal | None:
     """Return why `trainer` refuses the entry, or None where it trains."""
     return next((one for one in REFUSALS if trainer in one.trainers and one.matches(entry)), None)
-
-
-def share(trainer: str) -> float:
-    """Return the share of the corpus that `trainer` trains."""
-    return sum(refusal(trainer, entry) is None for entry in CORPUS) / len(CORPUS)
 
 
 # Options that the table shows, beside `num_generations`, where they are not TRL's defaults.
@@ -294,24 +283,25 @@ def _row(entry: dict) -> str:
 
 
 def table() -> Iterator[str]:
-    """Yield the lines of the docs' table: the shares, what each script sets, and what becomes of it."""
+    """Yield the lines of the docs' table: what each script sets and what becomes of it, then the shares that train."""
     names = (*TRACES, RESETS[0])
-    counts = {name: sum(refusal(name, entry) is None for entry in CORPUS) for name in names}
-    yield "| script | what it sets that matters | " + " | ".join(names) + " |"
+    yield f"| script | what it sets that matters | {' | '.join(names)} |"
     yield "|---|---|---|---|---|"
     yield from map(_row, CORPUS)
-    yield (
-        f"| {len(CORPUS)} scripts | train | "
-        + " | ".join(f"{count} ({count / len(CORPUS):.0%})" for count in counts.values())
-        + " |"
-    )
+    drawn = [entry for entry in CORPUS if entry.get("drawn")]
+    for what, entries in ((f"all {len(CORPUS)}", CORPUS), (f"the {len(drawn)} that were drawn", drawn)):
+        counts = [sum(refusal(name, entry) is None for entry in entries) for name in names]
+        yield f"| **{what}** | train | {' | '.join(f'{count} ({count / len(entries):.0%})' for count in counts)} |"
+
+
+def with_table(page: str) -> str:
+    """Return the page with the table between its two marks made anew."""
+    before, rest = page.split(MARKS[0])
+    return "\n".join([before + MARKS[0], *table(), "", MARKS[1] + rest.split(MARKS[1])[1]])
 
 
 def main() -> None:
-    text = PAGE.read_text()
-    before, rest = text.split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
-    PAGE.write_text(before + MARKS[0] + "\n" + "\n".join(table()) + "\n\n" + MARKS[1] + after)
+    PAGE.write_text(with_table(PAGE.read_text()))
 
 
 if __name__ == "__main__":
