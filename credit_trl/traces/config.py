@@ -1,5 +1,6 @@
 """Configuration of the trace family: TRL's `GRPOConfig` plus the fields that every trace trainer reads."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -12,8 +13,6 @@ from .kernels import KERNELS
 Kernel = Literal["identity", "recent", "both", "uniform"]
 TrustRegion = Literal["trace", "token"]
 TraceTarget = Literal["ratio", "advantage"]
-
-_PACKAGE = __name__.split(".")[0]
 
 
 @dataclass
@@ -120,10 +119,10 @@ class TraceConfig(CreditConfig):
             reasons = " ".join(reason for reason, _ in conflicts)
             changes = {name: value for _, fields in conflicts for name, value in fields.items()}
             needed = [f"{name}={value!r}" for name, value in changes.items() if getattr(self, name) != value]
-            # The nearest class of this package, whatever class a user has derived from it.
-            known = next(base for base in type(self).__mro__ if base.__module__.startswith(f"{_PACKAGE}."))
+            # The nearest class that a user can import: the trainer may have joined `args` and the method's config.
+            named = next(base.__name__ for base in type(self).__mro__ if _is_importable(base))
             lacks = "" if set(changes) <= set(GRPOConfig.__dataclass_fields__) else ", fields that GRPOConfig lacks"
-            raise ValueError(f"{reasons} Use args={known.__name__}(..., {', '.join(needed)}){lacks}.")
+            raise ValueError(f"{reasons} Use args={named}(..., {', '.join(needed)}){lacks}.")
 
     def _check_values(self) -> None:
         """Raise `ValueError` for a field whose value is out of its range, whatever the other fields are."""
@@ -179,6 +178,11 @@ class TraceConfig(CreditConfig):
             )
         if self.factor_bound == "token" and not high >= 0:
             yield f"epsilon_high must be at least 0 for trust_region='token', got {high}.", dict(trust_region="trace")
+
+
+def _is_importable(cls: type) -> bool:
+    """Return whether `cls` is a config of the trace family that its module holds under its name."""
+    return issubclass(cls, TraceConfig) and getattr(sys.modules.get(cls.__module__), cls.__name__, None) is cls
 
 
 TRACE_FIELDS = tuple(TraceConfig.__annotations__)

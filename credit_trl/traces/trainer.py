@@ -23,6 +23,7 @@ from .config import TraceConfig
 from .credit import floored_advantages, old_logps_under_trace, traced_advantages, traced_log_ratio
 from .kernels import trace_weights
 from .metrics import trace_metrics, trace_totals
+from .notices import notices
 from .seam import LossInputs, OwnRatioBeta, check_credit_arrived, loss_went_past
 
 logger = get_logger(__name__)
@@ -54,26 +55,8 @@ class TraceTrainer(CreditTrainer):
         self._loss_inputs: LossInputs | None = None  # the inputs of the loss that is being computed
         self._losses_with_credit = 0  # of the step
         self._pending_totals: dict[str, list[torch.Tensor]] = {"train": [], "eval": []}
-        self._announce(self.args)
-
-    @staticmethod
-    def _announce(args: TraceConfig) -> None:
-        """Say once what a user would otherwise have to find out from flat metrics."""
-        if args.trace_target == "advantage":
-            return
-        if args.loss_type == "cispo":
-            logger.warning(
-                "loss_type='cispo' stops the gradient through the ratio: the trace reweights tokens where ratios "
-                "differ from 1, and on policy it does nothing. Use trace_target='advantage' for credit under this loss."
-            )
-            return
-        generate_every = args.steps_per_generation * args.num_iterations  # type: ignore[operator]  # GRPOConfig sets it
-        if args.gradient_accumulation_steps % generate_every == 0:
-            logger.warning(
-                "Every importance ratio will be 1, since each batch of completions is used for one optimizer step "
-                "(num_iterations=1, generation aligned with the step): the traces act through the gradient alone, and "
-                "no clip ever fires. Raise num_iterations or steps_per_generation to train off policy."
-            )
+        for notice in notices(self.args, self.model):
+            logger.warning(notice)
 
     def training_step(self, *positional, **keywords):
         with self._expect_credit():

@@ -3,13 +3,23 @@
 import dataclasses
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer, TrlParser
 
-from credit_trl import GRPOLambdaConfig, GRPOLambdaTrainer, STraceConfig, TraceConfig
-from credit_trl.traces.config import TRACE_FIELDS
+from credit_trl import (
+    GRPOLambdaConfig,
+    GRPOLambdaTrainer,
+    SRPOTraceConfig,
+    STraceConfig,
+    STraceTrainer,
+    TraceConfig,
+    TraceTrainer,
+)
+from credit_trl.traces.config import TRACE_FIELDS, Kernel, TraceTarget, TrustRegion
+from credit_trl.traces.kernels import KERNELS
 from tests.helpers.comparing import largest_difference, same_log, same_weights
 from tests.helpers.options import OPTIONS, TRAINER_OPTIONS, experts
 
@@ -20,10 +30,9 @@ TABLE = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", DOCS.read_text().split("##
 REFUSED = {
     "importance_sampling_level": dict(importance_sampling_level="sequence"),
     "loss_type": dict(loss_type="vespo"),
-    "loss_type (token)": dict(loss_type="cispo", trust_region="token"),
-    "use_bias_correction_kl": dict(beta=0.1),
     "epsilon": dict(trust_region="token", epsilon=1.0),
     "epsilon_high": dict(trust_region="token", epsilon_high=-0.1),
+    "epsilon_high (weight)": dict(trust_region="token", loss_type="cispo", epsilon_high=0.0),
     "trace_normalize": dict(trace_target="advantage", trace_normalize=True),
     "trust_region": dict(trace_target="advantage", trust_region="token"),
     "trust_region (value)": dict(trust_region="sequence"),
@@ -130,6 +139,128 @@ class ChangedAfterwards(GRPOLambdaTrainer):
 def test_a_plain_grpo_config_is_checked_too(run):
     with pytest.raises(ValueError, match=r"^importance_sampling_level='sequence'"):
         run(GRPOLambdaTrainer, GRPOConfig, importance_sampling_level="sequence")
+
+
+# Options of scripts for `GRPOTrainer`, and of our own fields, that have no meaning together.
+CONFLICTS = {
+    "a sequence's ratio": dict(importance_sampling_level="sequence"),
+    "vespo": dict(loss_type="vespo"),
+    "vespo and a sequence's ratio": dict(loss_type="vespo", importance_sampling_level="sequence", epsilon=2.0),
+    "advantage": dict(trace_target="advantage"),
+    "advantage, normalized": dict(trace_target="advantage", trace_normalize=True),
+    "advantage, token": dict(trace_target="advantage", trust_region="token"),
+    "epsilon": dict(epsilon=1.0),
+    "epsilon, token": dict(epsilon=1.0, trust_region="token"),
+    "epsilon_high": dict(epsilon_high=-0.1),
+    "cispo without a bound": dict(loss_type="cispo", epsilon_high=0.0),
+    "cispo of no weight": dict(loss_type="cispo", epsilon=0.0, trust_region="token"),
+}
+METHODS = {
+    "family": (TraceTrainer, TraceConfig),
+    "s_trace": (STraceTrainer, STraceConfig),
+    "grpo_lambda": (GRPOLambdaTrainer, GRPOLambdaConfig),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("case", CONFLICTS)
+@pytest.mark.parametrize("plain", [False, True])
+def test_the_advice_of_a_refusal_works_when_it_is_followed(run, method, case, plain):
+    """Also for a script whose plain `GRPOConfig` lacks the fields to set."""
+    trainer_class, config_class = METHODS[method]
+    options = CONFLICTS[case]
+    if plain and any(name in TRACE_FIELDS for name in options):
+        return  # no option of a plain config
+    try:
+        run(trainer_class, GRPOConfig if plain else config_class, max_steps=1, **options)
+    except ValueError as refusal:
+        message = str(refusal)
+    else:
+        assert case.split(",")[0] in ("advantage", "epsilon", "epsilon_high", "cispo without a bound")
+        assert config_class is not STraceConfig  # whose defaults are the most particular
+        return
+    found = re.search(r"Use args=(\w+)\(\.\.\., ([^()]*)\)(, fields that GRPOConfig lacks)?\.$", message)
+    assert found and found[1] == config_class.__name__, message
+    fields = dict(eval(f"dict({found[2]})"))
+    assert bool(found[3]) == any(name in TRACE_FIELDS for name in fields)
+    _, weights, log = run(trainer_class, config_class, max_steps=1, **(options | fields))
+    assert all(torch.isfinite(value).all() for value in weights.values()) and "loss" in log[0]
+
+
+def test_a_refusal_names_a_class_that_can_be_imported(tmp_path):
+    @dataclasses.dataclass
+    class Local(STraceConfig):
+        pass
+
+    with pytest.raises(ValueError, match=r"Use args=STraceConfig\(\.\.\., trace_target='advantage', "):
+        Local(str(tmp_path), use_cpu=True, bf16=False, loss_type="vespo")
+    with pytest.raises(ValueError, match=r"Use args=SRPOTraceConfig\("):
+        SRPOTraceConfig(str(tmp_path), use_cpu=True, bf16=False, num_generations=8, loss_type="vespo")
+
+
+# What a refusal of a value says that the value has to be, and such a value.
+IN_RANGE = {
+    r"must be one of (\w+)": lambda found: found[1],
+    r"must be in [\[(]0, (\d)\]": lambda found: float(found[1]),
+    r"must be at most (\d), or None": lambda found: float(found[1]),
+    r"must be a number": lambda found: 0.0,
+    r"must be (True) or False": lambda found: found[1] == "True",
+}
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in REFUSED if set(REFUSED[case]) == {case.split(" ")[0]} & set(TRACE_FIELDS)]
+)
+def test_a_value_in_the_range_that_a_refusal_names_works(run, tmp_path, case):
+    [field] = REFUSED[case]
+    with pytest.raises(ValueError, match=field) as refusal:
+        TraceConfig(str(tmp_path), use_cpu=True, bf16=False, **REFUSED[case])
+    values = [value(found) for pattern, value in IN_RANGE.items() if (found := re.search(pattern, str(refusal.value)))]
+    run(TraceTrainer, TraceConfig, max_steps=1, **{field: values[0]})
+
+
+@pytest.mark.parametrize("config_class", [TraceConfig, STraceConfig, GRPOLambdaConfig])
+def test_the_docstring_has_the_fields_their_types_and_defaults(config_class):
+    """Editors show it while a config is written."""
+    written = re.findall(r"^        (\w+) \(`([^`]+)`, default ([^)]+)\): ", config_class.__doc__, flags=re.M)
+    types = config_class.__annotations__
+    names = {Kernel: "Kernel", TrustRegion: "TrustRegion", TraceTarget: "TraceTarget", float: "float", bool: "bool"}
+    assert [name for name, _, _ in written] == list(types)
+    for name, of_type, default in written:
+        assert of_type == names.get(types[name], str(types[name]))
+        value = getattr(config_class, name)
+        assert default == (f'"{value}"' if isinstance(value, str) else str(value))
+
+
+@pytest.mark.parametrize("config_class", [STraceConfig, GRPOLambdaConfig])
+def test_the_command_line_shows_the_choices_and_refuses_others(config_class, capsys):
+    parser = TrlParser((config_class,))
+    with pytest.raises(SystemExit):
+        parser.parse_args_and_config(["--help"])
+    shown = re.sub(r"\s+", " ", capsys.readouterr().out)
+    for field, kind in (("trace_kernel", Kernel), ("trust_region", TrustRegion), ("trace_target", TraceTarget)):
+        choices = ",".join(get_args(kind))
+        assert f"--{field.replace('_', '-')} {{{choices}}}" in shown, field
+    with pytest.raises(SystemExit):
+        parser.parse_args_and_config(["--output_dir", "out", "--trace_kernel", "newest"])
+    assert "invalid choice: 'newest'" in capsys.readouterr().err
+    options = [
+        "--output_dir",
+        "out",
+        "--use_cpu",
+        "--bf16",
+        "false",
+        "--trace_kernel",
+        "both",
+        "--trust_region",
+        "trace",
+    ]
+    [config] = parser.parse_args_and_config(options)
+    assert (config.trace_kernel, config.trust_region, config.trace_target) == ("both", "trace", "ratio")
+
+
+def test_the_kernels_of_the_field_are_those_that_there_are():
+    assert get_args(Kernel) == KERNELS
 
 
 def test_vllm_correction_multiplies_the_traced_loss(run):

@@ -5,7 +5,7 @@ from transformers import AutoTokenizer, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 # A value other than the default, with the company that it needs to act. `None`: the field steers an engine, a hub or a
 # deprecated alias that this machine lacks; it never meets the trace, and that it is accepted is all there is to see.
-WITH_KL = dict(beta=0.1, use_bias_correction_kl=False)
+WITH_KL = dict(beta=0.1)
 
 
 ADAPTIVE = dict(use_adaptive_entropy=True, entropy_coef=0.05, entropy_target=9.0)
@@ -51,7 +51,7 @@ OPTIONS = {
     "vllm_gpu_memory_utilization": dict(vllm_gpu_memory_utilization=0.5),
     "vllm_max_model_length": dict(vllm_max_model_length=64),
     "vllm_tensor_parallel_size": dict(vllm_tensor_parallel_size=2),
-    "beta": dict(beta=0.1, use_bias_correction_kl=False),
+    "beta": WITH_KL,
     "num_iterations": dict(num_iterations=2),
     "epsilon": dict(epsilon=0.01),
     "delta": dict(delta=1.01),
@@ -84,7 +84,7 @@ OPTIONS = {
     "vllm_importance_sampling_clip_max": dict(vllm_importance_sampling_clip_max=2.0),
     "vllm_importance_sampling_clip_min": dict(vllm_importance_sampling_clip_min=0.1),
     "off_policy_mask_threshold": dict(off_policy_mask_threshold=1e-4),
-    "use_bias_correction_kl": dict(beta=0.1, use_bias_correction_kl=True, trace_target="advantage"),
+    "use_bias_correction_kl": WITH_KL | dict(use_bias_correction_kl=False),
     "log_completions": dict(log_completions=True),
     "log_multimodal": dict(log_multimodal=False),
     "num_completions_to_print": dict(log_completions=True, num_completions_to_print=1),

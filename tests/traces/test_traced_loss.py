@@ -23,7 +23,9 @@ OPTIONS = {
     "grpo": dict(loss_type="grpo"),
     "bnpo": dict(loss_type="bnpo"),
     "dr_grpo": dict(loss_type="dr_grpo"),
-    "kl": dict(beta=0.3, use_bias_correction_kl=False),
+    "kl": dict(beta=0.3),
+    "kl without its ratio": dict(beta=0.3, use_bias_correction_kl=False),
+    "cispo": dict(loss_type="cispo", epsilon_high=1.02),
     "asymmetric clip": dict(epsilon=0.02, epsilon_high=0.05),
     "delta": dict(delta=1.05),
     "top_entropy_quantile": dict(top_entropy_quantile=0.5),
@@ -53,6 +55,8 @@ def slow_loss(logps, entropies, inputs, args):
 
         def factor(k, b=b, A=A):
             log_ratio = logps[b, k] - old[b, k]
+            if args.trust_region == "token" and args.loss_type == "cispo":
+                return log_ratio.clamp(max=math.log(high))
             if args.trust_region == "token" and A > 0:
                 return log_ratio.clamp(max=math.log(1 + high))
             if args.trust_region == "token" and A < 0:
@@ -77,18 +81,21 @@ def slow_loss(logps, entropies, inputs, args):
             if args.delta is not None:
                 ratio = ratio.clamp(max=args.delta)
             policy = -torch.minimum(ratio * credit, clipped * credit)
+            if args.loss_type == "cispo":
+                policy = -ratio.clamp(max=high).detach() * credit * logps[b, t]
             if dropped or entropies[b, t] < kept_above:
                 policy = policy * 0
             loss = loss + policy
             if args.beta:
                 gap = inputs["ref_per_token_logps"][b, t].double() - logps[b, t]
-                loss = loss + args.beta * (gap.exp() - gap - 1)
+                own_ratio = (logps[b, t] - old[b, t]).exp() if args.use_bias_correction_kl else 1.0
+                loss = loss + args.beta * own_ratio * (gap.exp() - gap - 1)
         sequences.append(loss)
     if args.loss_type == "grpo":
         return sum(loss / n for loss, n in zip(sequences, lengths, strict=True)) / B
     if args.loss_type == "dr_grpo":
         return sum(sequences) / (B * MAX_COMPLETION_LENGTH)
-    return sum(sequences) / sum(lengths)  # dapo, bnpo: one process, no accumulation
+    return sum(sequences) / sum(lengths)  # dapo, bnpo, cispo: one process, no accumulation
 
 
 @pytest.mark.parametrize("method", METHODS)

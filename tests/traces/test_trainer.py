@@ -71,12 +71,11 @@ def test_peft_acts_as_in_trl(run):
     def lora():
         return dict(trainer_options=dict(peft_config=LoraConfig(r=4, target_modules="all-linear")))
 
-    _, expected, expected_log = run(GRPOTrainer, beta=0.1, use_bias_correction_kl=False, **lora())
+    _, expected, expected_log = run(GRPOTrainer, beta=0.1, **lora())
     _, actual, actual_log = run(
         GRPOLambdaTrainer,
         GRPOLambdaConfig,
         beta=0.1,
-        use_bias_correction_kl=False,
         trace_lambda=0.0,
         negative_advantage_floor=None,
         **lora(),
