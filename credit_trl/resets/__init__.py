@@ -2,19 +2,32 @@
 
 from .advantages import group_advantages
 from .config import SRPOConfig
-from .groups import GroupPlan, Reset, Seed, Slot, check_split, choose_reset, furthest_failures, plan_groups
+from .groups import (
+    GroupPlan,
+    Reset,
+    Seed,
+    Slot,
+    check_split,
+    choose_reset,
+    furthest_failures,
+    plan_groups,
+    split_group,
+)
 from .localization import DEFAULT_TEMPLATE, FailedCompletion, format_localization_prompt, parse_localization
+from .records import CompletionRecord, SeedRecord
 from .steps import Step, split_steps
 from .trainer import SRPOTrainer
 
 __all__ = [
     "DEFAULT_TEMPLATE",
+    "CompletionRecord",
     "FailedCompletion",
     "GroupPlan",
     "Reset",
     "SRPOConfig",
     "SRPOTrainer",
     "Seed",
+    "SeedRecord",
     "Slot",
     "Step",
     "check_split",
@@ -24,5 +37,6 @@ __all__ = [
     "group_advantages",
     "parse_localization",
     "plan_groups",
+    "split_group",
     "split_steps",
 ]

@@ -14,26 +14,24 @@ from typing import NamedTuple
 
 
 class Seed(NamedTuple):
-    """A failed completion that is cut into a prefix: the `candidate`-th one of its `prompt`, and the uniform number in
-    [0, 1) that chooses its reset step where nothing else does."""
+    """A failed completion that is cut into a prefix."""
 
-    prompt: int
-    candidate: int
-    uniform: float
+    prompt: int  # index in the batch of all processes
+    candidate: int  # index among the prompt's candidates
+    uniform: float  # number in [0, 1) that chooses the reset step where nothing else does
 
 
 class Slot(NamedTuple):
-    """A trained completion: its `prompt`, the `group` it is normalized in (unique in the batch), and the index in
-    `GroupPlan.seeds` of the seed whose prefix it continues; None for a fresh completion."""
+    """The place of a trained completion."""
 
-    prompt: int
-    group: int
-    seed: int | None
+    prompt: int  # index in the batch of all processes
+    group: int  # number of the group that it is normalized in, unique in that batch
+    seed: int | None  # index in `GroupPlan.seeds` of the seed whose prefix it continues; None for a fresh completion
 
 
 @dataclass(frozen=True)
 class GroupPlan:
-    """What is generated for a batch of P prompts, so that a trainer runs each phase once for all prompts.
+    """The layout of a batch of P prompts, by which each phase is run once for all prompts.
 
     1. Base: the first `base_size` slots of every prompt are fresh and are drawn before the plan is made.
     2. Localization: one call for all `seeds`, which are in the order of the prompts.
@@ -48,7 +46,7 @@ class GroupPlan:
 
 
 def check_split(num_generations: int, num_reset_prefixes: int, suffixes_per_prefix: int) -> int:
-    """Size of the base group: `num_generations` less `num_reset_prefixes` groups of `suffixes_per_prefix`.
+    """Return the size of the base group: what the continuations of all prefixes leave of `num_generations`.
 
     Raises:
         ValueError: no reset prefix, a group of one (its advantage would always be 0), or more than fits.
@@ -62,19 +60,54 @@ def check_split(num_generations: int, num_reset_prefixes: int, suffixes_per_pref
     base_size = num_generations - num_reset_prefixes * suffixes_per_prefix
     split = f"num_reset_prefixes={num_reset_prefixes} times suffixes_per_prefix={suffixes_per_prefix}"
     if base_size < 0:
-        raise ValueError(f"{split} does not fit into num_generations={num_generations}. Lower one, or raise the last.")
+        advice = _advice(num_generations, num_reset_prefixes)
+        raise ValueError(f"{split} does not fit into num_generations={num_generations}. {advice}")
     if base_size == 1:
         raise ValueError(
             f"{split} leaves a base group of 1 of num_generations={num_generations}, and an advantage is relative to a "
-            "group: leave none, or at least 2."
+            f"group. {_advice(num_generations, num_reset_prefixes)}"
         )
     return base_size
+
+
+def split_group(num_generations: int, num_reset_prefixes: int, suffixes_per_prefix: int | None) -> tuple[int, int]:
+    """Return the sizes of the base group and of each reset group of a prompt's `num_generations` completions.
+
+    Args:
+        suffixes_per_prefix: None lets half of the completions continue a prefix, rounded down to equally many for each
+            prefix: 8 with one prefix are 4 and 4, as in the paper; 5 are 3 and 2; 8 with two prefixes are 4, 2 and 2.
+
+    Raises:
+        ValueError: fewer than 4 completions for each prefix where half of them continue, or as in `check_split`.
+    """
+    if suffixes_per_prefix is None and num_reset_prefixes >= 1:
+        suffixes_per_prefix = num_generations // 2 // num_reset_prefixes
+        if suffixes_per_prefix < 2:
+            raise ValueError(
+                f"num_generations={num_generations} is too few for half of them to continue num_reset_prefixes="
+                f"{num_reset_prefixes} in groups of at least 2. {_advice(num_generations, num_reset_prefixes)} Or raise "
+                f"num_generations to {4 * num_reset_prefixes}, and with it the batch."
+            )
+    suffixes = suffixes_per_prefix or 0
+    return check_split(num_generations, num_reset_prefixes, suffixes), suffixes
+
+
+def _advice(num_generations: int, num_reset_prefixes: int) -> str:
+    """Return what to set for a split that fits into `num_generations`."""
+    if num_generations >= 4 * num_reset_prefixes:
+        return "Set suffixes_per_prefix=None, with which half of the completions continue."
+    if num_generations >= 4:
+        return "Set num_reset_prefixes=1 and suffixes_per_prefix=None, with which half of the completions continue."
+    return (
+        f"Set num_reset_prefixes=1 and suffixes_per_prefix={num_generations}, with which there is no base group and "
+        "failed completions are drawn."
+    )
 
 
 def furthest_failures(
     failed: Sequence[Sequence[bool]], first_errors: Mapping[tuple[int, int], int | None], count: int
 ) -> list[list[bool]]:
-    """`failed` without the candidates of a prompt that went wrong earlier than its `count`-th furthest.
+    """Return `failed` without the candidates of a prompt that went wrong earlier than its `count`-th furthest.
 
     A continuation that starts late has little left to get right. Where right answers are rare, it is the one that
     passes at times, so that its group says anything at all. Those that share a step stay, and `plan_groups` draws.
@@ -86,7 +119,7 @@ def furthest_failures(
     """
     kept = []
     for prompt, outcomes in enumerate(failed):
-        reached = [(first_errors[prompt, one] or 0) if failure else -1 for one, failure in enumerate(outcomes)]
+        reached = [(first_errors[prompt, number] or 0) if failure else -1 for number, failure in enumerate(outcomes)]
         least = sorted(reached, reverse=True)[:count][-1] if reached else 0
         kept.append([failure and step >= least for failure, step in zip(outcomes, reached, strict=True)])
     return kept
@@ -133,14 +166,14 @@ def plan_groups(
 
 
 class Reset(NamedTuple):
-    """Regenerate from the `step`-th step on, 1-based: the prefix is steps 1 .. step - 1. `fallback`: a random one."""
+    """Where a completion is restarted: steps 1 .. step - 1 are its prefix."""
 
-    step: int
-    fallback: bool
+    step: int  # 1-based
+    fallback: bool  # whether it was drawn at random
 
 
 def choose_reset(first_error: int | None, num_steps: int, *, uniform: float, reset_offset: int = 0) -> Reset:
-    """The step to reset to: `reset_offset` steps before the first error, at least 1.
+    """Return the step to reset to: `reset_offset` steps before the first error, at least 1.
 
     Args:
         first_error: 1-based step of the first error. None, or a step that does not exist: a step drawn uniformly from

@@ -4,6 +4,7 @@ A localizer is "self" (the policy itself, asked with a prompt), "random" (RRPO: 
 an oracle, a process reward model, an API. It names the first erroneous step, counted from 1.
 """
 
+import copy
 import operator
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -27,14 +28,20 @@ class FailedCompletion:
     steps: tuple[str, ...]
     columns: dict[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of_row(cls, row: dict[str, Any], steps: tuple[str, ...]) -> "FailedCompletion":
+        """Return the completion of a row of the data set, with copies of its columns: a localizer may change them."""
+        columns = copy.deepcopy(row)
+        return cls(columns.pop("prompt"), steps, columns)
+
     @property
     def completion(self) -> str:
-        """The whole completion: the steps with their delimiters."""
+        """Return the whole completion: the steps with their delimiters."""
         return "".join(self.steps)
 
     @property
     def problem(self) -> str:
-        """The prompt as one text: without the system's messages, and with the roles where several messages are left."""
+        """Return the prompt as one text, without the system's messages and with the roles of several others."""
         if isinstance(self.prompt, str):
             return self.prompt
         messages = [message for message in self.prompt if message["role"] != "system"]
@@ -60,11 +67,26 @@ Check the steps one by one and find the first step that contains an error. All s
 with its number h, 1 to {num_steps}, as \\boxed{h}."""
 
 _FIELD = re.compile(r"\{(problem|steps|completion|num_steps)\}")
-_BOXED_INTEGER = re.compile(r"\\boxed\s*\{\s*([+-]?[0-9]+)\s*\}")
+
+# How a box is read: LaTeX that only changes the look of its content, its numbers, what makes it mathematics, its words.
+_BOX = re.compile(r"\\boxed\s*\{")
+_LONGEST_BOX = 400  # characters; one that does not end before that is a slip
+_LOOK = re.compile(
+    r"\\(?:text[a-z]*|math(?:bf|rm|it|sf|tt|normal)|operatorname|boldsymbol|bm|bf|rm|emph|underline|[mh]box|boxed|left|right"
+    r"|displaystyle|[qQ]?quad|(?:[lL]arge|LARGE|[hH]uge))(?![A-Za-z])|\\[ ,;:!()\[\]{}#]|\*\*|[{}$~_#]"
+)
+_ORDINAL = re.compile(r"([0-9])\s*\^?\s*(?:st|nd|rd|th)(?![A-Za-z])")
+_NOT_APPLICABLE = re.compile(r"(?<![A-Za-z])n/a(?![A-Za-z])", re.IGNORECASE)
+_NAMED_STEP = re.compile(r"steps?[^0-9A-Za-z]*([0-9]+)(?![0-9.]*[0-9A-Za-z])", re.IGNORECASE)
+_NUMBER = re.compile(r"(?:(?<![^\s=])[+-])?(?<![0-9A-Za-z.])[0-9]+(?![0-9]*[A-Za-z]|\.?[0-9])")
+_MATHEMATICS = re.compile(
+    r"\\|[*/^<>%]|[0-9A-Za-z)]\s*\+|(?<![A-Za-z])(?![aAiIhH](?![A-Za-z]))[A-Za-z](?![A-Za-z])|(?<![A-Za-z])[aAiI]\s*="
+)
+_WORD = re.compile(r"[A-Za-z]{2,}|[^\W\d_a-zA-Z]")
 
 
 def check_template(template: str) -> str:
-    """`template` itself. Raises `ValueError` where a localizer would see no problem or no solution."""
+    """Return `template`. Raises `ValueError` where a localizer would see no problem or no solution."""
     fields = set(_FIELD.findall(template))
     if "problem" not in fields or not fields & {"steps", "completion"}:
         raise ValueError(
@@ -75,7 +97,7 @@ def check_template(template: str) -> str:
 
 
 def format_localization_prompt(failed: FailedCompletion, template: str = DEFAULT_TEMPLATE) -> str | list[Message]:
-    """What the policy is asked about `failed`: one user message for a conversational prompt, a string for a plain one.
+    """Return what the policy is asked about `failed`: a user message if the prompt is a conversation, else a string.
 
     Args:
         template: a text in which `{problem}`, `{steps}` (each on its own, "Step 1: ..."), `{completion}` (as it was
@@ -95,19 +117,56 @@ def format_localization_prompt(failed: FailedCompletion, template: str = DEFAULT
 
 
 def parse_localization(text: str, num_steps: int) -> int | None:
-    """The integer of the last `\\boxed{integer}` of `text`; None where there is none or it is not in 1 .. num_steps.
+    """Return the step that the last `\\boxed{}` of `text` to speak of steps names; None where it names none.
 
-    An answer out of range is not passed over for an earlier one: the last one is the model's answer.
+    A box names a step by its number, with or without words around it: `2`, `Step 2`, `h = 2`, `\\textbf{2}`. A box of
+    words alone (`none`) withdraws what came before it. A box of mathematics (`2 * 9`, `x = 5`, `h`) says nothing of
+    steps and is passed over. A number that is not in 1 .. num_steps is an answer too, and no earlier one is taken.
     """
-    numbers = _BOXED_INTEGER.findall(text)
-    # A number longer than that is out of range, and Python refuses to read a very long one.
-    if not numbers or len(numbers[-1]) > 12:
-        return None
-    return int(numbers[-1]) if 1 <= int(numbers[-1]) <= num_steps else None
+    for start in reversed([match.end() for match in _BOX.finditer(text)]):
+        content = _until_brace(text[start : start + _LONGEST_BOX])
+        if content is None:
+            continue
+        plain = _NOT_APPLICABLE.sub("none", _ORDINAL.sub(r"\1 ", _LOOK.sub(" ", content))).strip()
+        numbers = _NAMED_STEP.findall(plain) or _NUMBER.findall(plain)
+        if len(set(numbers)) == 1 and (_NAMED_STEP.search(plain) or not _MATHEMATICS.search(plain)):
+            # A number longer than that is out of range, and Python refuses to read a very long one.
+            return int(numbers[0]) if len(numbers[0]) <= 12 and 1 <= int(numbers[0]) <= num_steps else None
+        if _WORD.search(plain) and not _MATHEMATICS.search(plain):
+            return None
+    return None
+
+
+def _until_brace(text: str) -> str | None:
+    """Return `text` up to the brace that closes it; None where none does."""
+    depth = 1
+    for match in re.finditer(r"\\.|[{}]", text, flags=re.DOTALL):
+        depth += {"{": 1, "}": -1}.get(match[0], 0)
+        if depth == 0:
+            return text[: match.start()]
+    return None
+
+
+def first_errors(
+    localizer: Localizer, failed: list[FailedCompletion], template: str, ask: Callable[[list], list[str]]
+) -> list[int | None]:
+    """Return the 1-based step of the first error of each completion; None where the localizer names none.
+
+    Args:
+        template: what the policy is asked where `localizer` is "self".
+        ask: answers questions, as texts; it is called with none too.
+    """
+    if localizer == "random":
+        return [None] * len(failed)
+    if callable(localizer):
+        return call_localizer(localizer, failed)
+    answers = ask([format_localization_prompt(completion, template) for completion in failed])
+    pairs = zip(answers, failed, strict=True)
+    return [parse_localization(answer, len(completion.steps)) for answer, completion in pairs]
 
 
 def check_localizer(localizer: Localizer) -> Localizer:
-    """`localizer` itself. Raises `ValueError` unless it is "self", "random" or a callable."""
+    """Return `localizer`. Raises `ValueError` unless it is "self", "random" or a callable."""
     if callable(localizer) or localizer in ("self", "random"):
         return localizer
     raise ValueError(
@@ -119,7 +178,7 @@ def check_localizer(localizer: Localizer) -> Localizer:
 def call_localizer(
     localizer: Callable[[list[FailedCompletion]], Sequence[int]], failed: list[FailedCompletion]
 ) -> list[int | None]:
-    """The answers of a callable localizer, one for each of `failed`: None where it names no step of the completion.
+    """Return the answers of a callable localizer, one for each of `failed`: None where it names no step.
 
     An answer that is None, no integer or out of range is the localizer's way not to know: the caller counts it and
     falls back to a random step. With nothing to localize the callable is not called.
@@ -138,7 +197,7 @@ def call_localizer(
             f"localizer returned {len(answers)} answers for {len(failed)} failed completions: return one for each, in "
             "order, and None where no step is to be named"
         )
-    return [_step_number(answer, len(one.steps)) for answer, one in zip(answers, failed, strict=True)]
+    return [_step_number(answer, len(each.steps)) for answer, each in zip(answers, failed, strict=True)]
 
 
 def _step_number(answer: Any, num_steps: int) -> int | None:

@@ -8,24 +8,26 @@ rewards of the phases, and the advantages that TRL makes of them are replaced by
 import copy
 import functools
 import inspect
-import re
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from accelerate.logging import get_logger
 from transformers import PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
-from trl.chat_template_utils import parse_response
-from trl.data_utils import is_conversational
 
 from ..base.trainer import CreditTrainer
+from ..generation.trainer_engine import TrainerEngine
+from . import checks
 from .advantages import group_advantages
 from .config import SRPOConfig
+from .interface import Scores
 from .localization import FailedCompletion, check_localizer
-from .rollout import Rollout, Sample
+from .records import CompletionRecord
+from .rollout import Rollout
 
+logger = get_logger(__name__)
 _POSITIONAL = list(inspect.signature(GRPOTrainer.__init__).parameters)[4:]  # after self, model, reward_funcs, args
 _REFUSED = "{} cannot work with reset groups, which are a rollout of text of their own."
 
@@ -83,141 +85,115 @@ class SRPOTrainer(CreditTrainer):
         if self._localizer == "random" and self.args.seed_selection == "furthest":
             raise ValueError(
                 "seed_selection='furthest' needs to know the first error of every failed completion, and localizer="
-                "'random' names none. Use localizer='self', a function, or seed_selection='random'."
+                f"'random' names none. Set seed_selection='random' or localizer='self' in {type(self.args).__name__}, "
+                "or give SRPOTrainer(localizer=...) a function."
             )
         self._step_delimiter = step_delimiter or self.args.step_delimiter
-        self._correctness = _correctness_index(self.reward_func_names, self.args.correctness_reward)
-        eos_and_pad = (*self.eos_token_ids, self._tokenizer.pad_token_id)
-        self._end_ids = frozenset(eos_and_pad)
-        self._roll: Rollout | None = None
+        self._correctness = checks.correctness_index(self.reward_func_names, self.args.correctness_reward)
+        self._engine = TrainerEngine(self)
+        self._rollout: Rollout | None = None
+        self.rollout_records: list[CompletionRecord] = []  # of this process's last generation batch
+        for column_names in checks.column_names(self):
+            checks.refuse_column(checks.ROLE, column_names, "the data set")
+        functions = dict(zip(self.reward_func_names, self.reward_funcs, strict=True))
+        if notice := checks.slicing_notice(functions, self.args):
+            logger.warning(notice)
 
     # --- what TRL calls ---
 
     def _generate_and_score_completions(self, inputs):
+        checks.refuse_column(checks.ROLE, inputs[0], "the data set")
         if not self.model.training:
             return super()._generate_and_score_completions(inputs)
-        self._roll = roll = Rollout(self, inputs)
+        accumulation = self.args.gradient_accumulation_steps
+        self._rollout = rollout = Rollout(
+            self._engine,
+            self._score,
+            self.args,
+            inputs,
+            self._localizer,
+            self._step_delimiter,
+            correctness=self._correctness,
+            # Counts generation batches, several of which may be made for one step, and goes on after a resume.
+            step=self.state.global_step * accumulation + self._step % accumulation,
+            rank=self.accelerator.process_index,
+            processes=self.accelerator.num_processes,
+        )
+        own = {name: value for name, value in vars(self).items() if name == "_calculate_rewards"}  # somebody's patch
         try:
             output = super()._generate_and_score_completions(inputs)
         finally:
-            self._roll = None
+            self._rollout = None
+            vars(self).pop("_calculate_rewards", None)
+            vars(self).update(own)
+        checks.check_rolled_out(self, rollout.records)
+        checks.check_mask(rollout.records, output.get("tool_mask"))
         advantages = group_advantages(
-            roll.rewards,
+            rollout.rewards,
             self.reward_weights,
-            torch.tensor([slot.group for slot in roll.plan.slots]),
+            torch.tensor([slot.group for slot in rollout.plan.slots]),
             scale_rewards=self.scale_rewards,
             multi_objective_aggregation=self.multi_objective_aggregation,
         )
-        output["advantages"] = advantages[roll.rank * len(inputs) : (roll.rank + 1) * len(inputs)]
-        logged: Any = self._logs["advantages"]
-        for _ in range(len(advantages)):
-            logged.pop()
+        output["advantages"] = advantages[rollout.rank * len(inputs) : (rollout.rank + 1) * len(inputs)]
+        pairs = zip(rollout.records, output["advantages"].tolist(), strict=True)
+        self.rollout_records = [record._replace(advantage=advantage) for record, advantage in pairs]
+        logged: Any = self._logs["advantages"]  # holds a batch: TRL's advantages go
         logged.extend(advantages.tolist())
         # TRL's count of the loss's tokens on all processes, of which `mask_truncated_completions` leaves some out.
-        roll.metrics["reset/trained_tokens"] = float(output["num_items_in_batch"])
-        for name, value in roll.metrics.items():
+        rollout.metrics["reset/trained_tokens"] = float(output["num_items_in_batch"])
+        for name, value in rollout.metrics.items():
             self._metrics["train"][name].append(value)
         return output
 
     def _generate(self, prompts):
         # In evaluation there is no rollout: TRL generates as ever.
-        self.rollout_func = None if self._roll is None else self._rollout
-        return super()._generate(prompts)
+        self.rollout_func = None if self._rollout is None else self._roll
+        output = super()._generate(prompts)
+        if self._rollout is not None:
+            checks.check_rolled_out(self, self._rollout.records)
+        return output
 
-    def _rollout(self, prompts, trainer) -> dict[str, list | None]:
-        roll = self._roll
-        assert roll is not None
-        roll.run(prompts)
-        self._pending_extra_logs.update(roll.columns)  # TRL gathers them into the completions table
-        logprobs = [sample.logprobs for sample in roll.samples]
+    def _roll(self, prompts, trainer) -> dict[str, list | None]:
+        rollout = self._rollout
+        assert rollout is not None
+        rollout.run(prompts)
+        self._pending_extra_logs.update(rollout.columns)  # TRL gathers them into the completions table
+        self._pending_metrics.update(rollout.logged)  # and averages these
+        # Every completion was scored in its phase. The method that scores, which a subclass may have made its own,
+        # must not do so again when TRL asks for the rewards.
+        vars(self)["_calculate_rewards"] = lambda *arguments: rollout.rewards
+        logprobs = [sample.logprobs for sample in rollout.samples]
         return {
-            "prompt_ids": roll.prompt_ids,
-            "completion_ids": [sample.ids for sample in roll.samples],
+            "prompt_ids": rollout.prompt_ids,
+            "completion_ids": [sample.ids for sample in rollout.samples],
             "logprobs": None if logprobs[0] is None else logprobs,
-            "env_mask": roll.env_mask,
+            "env_mask": [record.loss_mask for record in rollout.records],
         }
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-        if self._roll is not None:
-            return self._roll.rewards  # every completion was scored in its phase
-        # The table of completions keeps its last rows, so that these columns have to go on in evaluation.
-        self._pending_extra_logs.update(completion_role=["fresh"] * len(inputs), reset_step=[None] * len(inputs))
-        inputs = [{**row, "completion_role": "fresh"} for row in inputs]
+        if self._rollout is None:
+            # The table of completions keeps its last rows, so that these columns have to go on in evaluation.
+            self._pending_extra_logs.update(completion_role=["fresh"] * len(inputs), reset_step=[None] * len(inputs))
+            inputs = [{**row, "completion_role": "fresh"} for row in inputs]
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+
+    def _compute_loss(self, model, inputs):
+        if self.model.training and "tool_mask" not in inputs:
+            raise RuntimeError(checks.LOST_MASK)
+        return super()._compute_loss(model, inputs)
 
     # --- what the rollout asks for ---
 
-    def _token_ids(self, prompts: list) -> list[list[int]]:
-        return [list(ids) for ids in self._tokenize_prompts(prompts)[0]]
-
-    def _sample(self, prompt_ids: list[list[int]], max_tokens: int, temperature: float | None = None) -> list[Sample]:
-        """One completion for each of `prompt_ids`, from whichever engine TRL generates with."""
-        with self._sampling(max_tokens, self.temperature if temperature is None else temperature):
-            ids, logprobs = self._generate_single_turn(prompt_ids, None, {}, 1)
-        if logprobs is None:
-            return [Sample(list(one)) for one in ids]
-        return [Sample(list(one), list(values)) for one, values in zip(ids, logprobs, strict=True)]
-
-    @contextmanager
-    def _sampling(self, max_tokens: int, temperature: float) -> Iterator[None]:
-        """Every engine reads these settings anew at each call."""
-        engine: Any = self
-        changes: dict[str, Any]
-        if self.use_vllm:
-            engine, changes = self.vllm_generation, {"max_completion_length": max_tokens, "temperature": temperature}
-        else:
-            settings = {"max_new_tokens": max_tokens, "temperature": temperature}
-            config = copy.deepcopy(self.generation_config)
-            config.update(**settings)
-            changes = {"generation_config": config, "generation_kwargs": self.generation_kwargs | settings}
-        before = {name: getattr(engine, name) for name in changes}
-        try:
-            vars(engine).update(changes)
-            yield
-        finally:
-            vars(engine).update(before)
-
-    def _score(
-        self, inputs: list[dict], prompt_ids: list[list[int]], ids: list[list[int]]
-    ) -> tuple[torch.Tensor, dict]:
-        """TRL's rewards of all processes' rows, and what the reward functions logged for the completions table."""
+    def _score(self, inputs: list[dict], prompt_ids: list[list[int]], ids: list[list[int]]) -> Scores:
+        """Score completions as TRL does, and take what the reward functions logged."""
+        # What a reward function does to its arguments in place is nobody else's business.
+        inputs, ids = [copy.deepcopy(row) for row in inputs], [list(tokens) for tokens in ids]
         prompts = [row["prompt"] for row in inputs]
-        rewards = super()._calculate_rewards(inputs, prompts, self._decode(prompts, prompt_ids, ids), ids)
-        columns = dict(self._pending_extra_logs)
+        rewards = self._calculate_rewards(inputs, prompts, self._engine.decode(prompts, prompt_ids, ids), ids)
+        columns, metrics = dict(self._pending_extra_logs), dict(self._pending_metrics)
         self._pending_extra_logs.clear()
-        return rewards, columns
-
-    def _decode(self, prompts: list, prompt_ids: list[list[int]], ids: list[list[int]]) -> list:
-        """Completions as TRL hands them to reward functions: it decodes only after the rollout."""
-        if not is_conversational({"prompt": prompts[0]}):
-            return self._tokenizer.batch_decode(ids, skip_special_tokens=True)
-        if any(getattr(self._tokenizer, name, None) is not None for name in ("response_template", "response_schema")):
-            pairs = zip(ids, prompt_ids, strict=True)
-            return [[parse_response(self._tokenizer, one, prefix=prefix)] for one, prefix in pairs]
-        contents = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return [[{"role": "assistant", "content": content}] for content in contents]
-
-    def _decode_exactly(self, ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
-    def _failed(self, rewards: torch.Tensor) -> torch.Tensor:
-        """Which rows' completions are wrong. One that was not scored is neither a seed nor counted as wrong."""
-        return rewards[:, self._correctness] < self.args.failure_threshold
-
-    def _unscored(self, rewards: torch.Tensor) -> torch.Tensor:
-        return torch.isnan(rewards[:, self._correctness])
-
-
-def _correctness_index(names: list[str], chosen: str | int | None) -> int:
-    """The reward function that `correctness_reward` means. Lambdas and partial functions may share a name."""
-    if isinstance(chosen, str) and chosen not in names and re.fullmatch("-?[0-9]+", chosen):
-        chosen = int(chosen)  # from a command line, where every value is text
-    if chosen is None:
-        chosen = 0
-    if isinstance(chosen, int) and -len(names) <= chosen < len(names):
-        return chosen
-    if chosen not in names:
-        raise ValueError(f"correctness_reward must be one of {names} or an index of them, got {chosen!r}")
-    if names.count(chosen) > 1:
-        raise ValueError(f"correctness_reward={chosen!r} is the name of several of {names}: give the index of one")
-    return names.index(chosen)
+        self._pending_metrics.clear()
+        for name in (checks.ROLE, checks.STEP):
+            checks.refuse_column(name, columns, "log_extra of a reward function")
+        return Scores(rewards, columns, metrics)

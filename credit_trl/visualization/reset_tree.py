@@ -7,11 +7,11 @@ from .page import Picture, level, mark, section, visible
 
 
 class Continuation(NamedTuple):
-    """A continuation of a kept prefix: its text after the prefix, its reward, its advantage in its group."""
+    """A continuation of a kept prefix."""
 
-    text: str
+    text: str  # after the prefix
     reward: float
-    advantage: float
+    advantage: float  # in its group
 
 
 def reset_tree(
@@ -50,11 +50,12 @@ def reset_tree(
     kept = "".join(shown[: reset_step - 1]) or '<span class="note">nothing: reset to the beginning</span>'
     result = "" if reward is None else f", reward {reward:.4g}"
     branches = [_box(f"failed from step {reset_step} on{result}: dropped", "".join(shown[reset_step - 1 :]), "dropped")]
-    limit = max((abs(one.advantage) for one in continuations), default=0.0)
-    for one in continuations:
-        color = level(one.advantage, limit, signed=True)
-        head = f"reward {one.reward:.4g}, advantage {one.advantage:+.4g}"
-        branches.append(_box(head, f'<span class="step">{_text(one.text)}</span>', "", color))
+    limit = max((abs(continuation.advantage) for continuation in continuations), default=0.0)
+    for text, gained, advantage in continuations:
+        head = f"reward {gained:.4g}, advantage {advantage:+.4g}"
+        branches.append(
+            _box(head, f'<span class="step">{_text(text)}</span>', "", level(advantage, limit, signed=True))
+        )
     tree = (
         f'<div class="tree"><div class="root">{_box("kept prefix, not in the loss", kept, "masked")}</div>'
         f'<div class="stem"></div><div class="branches">'

@@ -139,7 +139,7 @@ def prefix_in_the_prompt(inputs):
         parts["prompt_ids"].append(torch.cat([inputs["prompt_ids"][row], prefix]))
         parts["prompt_mask"].append(torch.cat([inputs["prompt_mask"][row], torch.ones_like(prefix)]))
     longest = max(map(len, parts["prompt_ids"]))
-    moved = {key: value for key, value in inputs.items() if key != "tool_mask"}
+    moved = dict(inputs, tool_mask=torch.ones_like(inputs["completion_mask"]))
     for name, rows in parts.items():  # 0 is the padding token's id too
         moved[name] = torch.stack([torch.nn.functional.pad(row, (longest - len(row), 0)) for row in rows])
     for name in ("completion_ids", "completion_mask", "old_per_token_logps", "ref_per_token_logps"):
@@ -226,7 +226,7 @@ def rollout_cold(make, *mixins, **options):
     trainer.train()
     (output,) = trainer.outputs
     texts = [
-        trainer._decode_exactly(ids[mask.bool()])
+        trainer._engine.exact_text(ids[mask.bool()])
         for ids, mask in zip(output["completion_ids"], output["completion_mask"], strict=True)
     ]
     prefixes = (output["completion_mask"] * (1 - output["tool_mask"])).sum(1).view(2, 8)

@@ -1,6 +1,7 @@
 """Seeds, layout, reset points and group-wise advantages: against slow loops, TRL itself and a batch worked by hand."""
 
 import math
+import re
 from collections import Counter
 
 import pytest
@@ -11,7 +12,16 @@ from hypothesis import strategies as st
 from trl import GRPOConfig, GRPOTrainer
 
 from credit_trl.resets.advantages import group_advantages
-from credit_trl.resets.groups import Reset, Seed, Slot, check_split, choose_reset, furthest_failures, plan_groups
+from credit_trl.resets.groups import (
+    Reset,
+    Seed,
+    Slot,
+    check_split,
+    choose_reset,
+    furthest_failures,
+    plan_groups,
+    split_group,
+)
 
 SCALES = ("group", "batch", "none")
 SETTINGS = [*((scale, "sum_then_normalize") for scale in SCALES), ("group", "normalize_then_sum")]
@@ -43,6 +53,44 @@ def test_a_split_that_does_not_fit_is_refused_by_name(split, message):
         check_split(*split)
     with pytest.raises(ValueError, match=message):
         plan_groups([[True] * 8], **names, seed=0, step=0)
+
+
+@pytest.mark.parametrize(
+    ("num_generations", "prefixes", "expected"),
+    [
+        *[(4, 1, (2, 2)), (5, 1, (3, 2)), (6, 1, (3, 3)), (7, 1, (4, 3)), (8, 1, (4, 4)), (16, 1, (8, 8))],
+        *[(8, 2, (4, 2)), (10, 2, (6, 2)), (12, 2, (6, 3)), (16, 2, (8, 4)), (12, 3, (6, 2))],
+    ],
+)
+def test_half_of_a_group_continues_unless_told_otherwise(num_generations, prefixes, expected):
+    base_size, suffixes = split_group(num_generations, prefixes, None)
+    assert (base_size, suffixes) == expected and base_size + prefixes * suffixes == num_generations
+    assert base_size >= 2 and suffixes >= 2
+    assert split_group(num_generations, prefixes, suffixes) == expected
+
+
+def test_what_cannot_be_split_is_refused_with_a_split_that_works():
+    refused = 0
+    for num_generations in range(2, 17):
+        for prefixes in range(1, 6):
+            for suffixes in (None, *range(2, 10)):
+                try:
+                    base_size, chosen = split_group(num_generations, prefixes, suffixes)
+                    assert base_size != 1 and chosen >= 2 and base_size + prefixes * chosen == num_generations
+                except ValueError as error:
+                    refused += 1
+                    advice = dict(
+                        re.findall(r"(num_reset_prefixes|suffixes_per_prefix)=(\w+)", str(error).split("Set ")[1])
+                    )
+                    told = advice["suffixes_per_prefix"]
+                    number = int(advice.get("num_reset_prefixes", prefixes))
+                    split_group(num_generations, number, None if told == "None" else int(told))
+    assert refused > 50
+    with pytest.raises(ValueError, match="^num_reset_prefixes must be at least 1, got 0"):
+        split_group(8, 0, None)
+    with pytest.raises(ValueError, match="^num_generations=3 is too few .* raise num_generations to 4, and"):
+        split_group(3, 1, None)
+    split_group(4, 1, None)
 
 
 @st.composite

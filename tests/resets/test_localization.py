@@ -36,7 +36,7 @@ def chat(*messages: tuple[str, object]) -> FailedCompletion:
         ("\\boxed{0}", None),
         ("\\boxed{-1}", None),
         ("\\boxed{2.0}", None),
-        ("\\boxed{\\text{2}}", None),
+        ("\\boxed{\\text{2}}", 2),
         ("\\boxed{" + "9" * 5000 + "}", None),  # more digits than Python reads
         ("boxed{2}", None),
         ("step 2", None),
@@ -45,6 +45,167 @@ def chat(*messages: tuple[str, object]) -> FailedCompletion:
 )
 def test_parse(text, expected):
     assert parse_localization(text, num_steps=3) == expected
+
+
+NAMES_2 = (
+    *(
+        "2",
+        " 2 ",
+        "2.",
+        "(2)",
+        "[2]",
+        "#2",
+        "\\#2",
+        "**2**",
+        "$2$",
+        "\\(2\\)",
+        "{2}",
+        "\\{2\\}",
+        "2:",
+        "2)",
+        "No. 2",
+        "2!",
+        "02",
+    ),
+    *(
+        "Step 2",
+        "step 2",
+        "STEP 2",
+        "Step2",
+        "step_2",
+        "step\\_2",
+        "Step-2",
+        "Step~2",
+        "Step: 2",
+        "Step #2",
+        "Step (2)",
+    ),
+    *(
+        "\\text{Step } 2",
+        "\\text{Step 2}",
+        "\\text{Step } \\mathbf{2}",
+        "\\textbf{2}",
+        "\\mathbf{2}",
+        "\\mathrm{Step\\ 2}",
+    ),
+    *(
+        "\\boldsymbol{2}",
+        "\\textbf{Step 2}",
+        "\\underline{2}",
+        "\\displaystyle 2",
+        "\\large 2",
+        "\\left(2\\right)",
+        "\\boxed{2}",
+    ),
+    *(
+        "h = 2",
+        "h=2",
+        "h: 2",
+        "\\text{h} = 2",
+        "\\text{first error} = 2",
+        "\\text{error in } 2",
+        "Step = 2",
+        "h=\\text{2}",
+    ),
+    *(
+        "2nd",
+        "2^{nd}",
+        "2^\\text{nd} step",
+        "the 2nd step",
+        "Step 2: 2 * 9 = 19",
+        "step 2 of 3",
+        "2 is wrong",
+        "Step 2 (a sign)",
+    ),
+    *("Steps 2 and 3", "第2步", "Schritt 2", "étape 2", "2\\,", "\\ 2", "2\n", "step 2, step 2"),
+)
+WORDS = (
+    *(
+        "none",
+        "None",
+        "\\text{none}",
+        "no error",
+        "\\text{No error}",
+        "all steps are correct",
+        "I do not know",
+        "unknown",
+    ),
+    *("cannot tell", "N/A", "n/a", "\\textbf{none}", "step", "无", "a step", "no mistake, I think"),
+)
+MATHEMATICS = (
+    *(
+        "2 * 9",
+        "2*9",
+        "9 + 1",
+        "9 - 1",
+        "18",
+        "x = 5",
+        "x=2",
+        "k = 2",
+        "a = 2",
+        "2x",
+        "x_2",
+        "x^2",
+        "2^3",
+        "\\frac{1}{2}",
+        "2/3",
+    ),
+    *(
+        "1, 2",
+        "(1, 2)",
+        "2.5",
+        "2.0",
+        "1,000",
+        "\\sqrt{2}",
+        "2\\pi",
+        "x > 2",
+        "20\\%",
+        "\\$2",
+        "h",
+        "x",
+        "",
+        " ",
+        "?",
+        "2 \\times 9",
+    ),
+)
+
+
+@pytest.mark.parametrize("content", NAMES_2)
+def test_a_number_names_a_step_with_or_without_words_around_it(content):
+    box = f"\\boxed{{{content}}}"
+    assert parse_localization(box, 3) == 2
+    assert parse_localization(f"It claims \\boxed{{3}}. So {box}, that is all.", 3) == 2
+    for later in MATHEMATICS:
+        if later != "18":
+            assert parse_localization(f"{box} since it is \\boxed{{{later}}}.", 3) == 2, later
+
+
+@pytest.mark.parametrize("content", WORDS)
+def test_words_alone_withdraw_what_came_before(content):
+    assert parse_localization(f"They wrote \\boxed{{3}}; I cannot tell: \\boxed{{{content}}}", 3) is None
+    assert parse_localization(f"\\boxed{{{content}}} at first, but \\boxed{{Step 2}}", 3) == 2
+
+
+@pytest.mark.parametrize("content", MATHEMATICS)
+def test_mathematics_alone_names_no_step(content):
+    assert parse_localization(f"\\boxed{{{content}}}", 3) is None
+
+
+@pytest.mark.parametrize("content", ["9", "Step 9", "h = 9", "0", "-1", "h = -1", "Step 0"])
+def test_a_step_that_does_not_exist_is_an_answer_too(content):
+    assert parse_localization(f"\\boxed{{2}}, or rather \\boxed{{{content}}}", 3) is None
+
+
+def test_a_number_outside_of_a_box_names_nothing():
+    assert parse_localization("Step 2 is wrong.", 3) is None
+    assert parse_localization("Step 2 is wrong: \\boxed{2", 3) is None
+
+
+def test_boxes_within_boxes_and_boxes_that_do_not_end():
+    assert parse_localization("\\boxed{\\text{Step } \\boxed{2}}", 3) == 2
+    assert parse_localization("\\boxed{2} and \\boxed{" + "{" * 5000, 3) == 2
+    assert parse_localization("\\boxed{" * 2000 + "2}", 3) == 2
 
 
 @given(st.text(alphabet="\\boxed{} 0123456789-\n", max_size=40), st.integers(0, 12))

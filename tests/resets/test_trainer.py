@@ -197,14 +197,14 @@ def test_settings_are_restored_when_generation_fails(make):
     config = trainer.generation_config
     with pytest.raises(RuntimeError, match="out of memory"):
         trainer.train()
-    assert trainer.generation_config is config and trainer._roll is None
+    assert trainer.generation_config is config and trainer._rollout is None
 
 
 def test_vllm_is_given_its_settings_and_the_log_probabilities_of_a_prefix_are_carried_over(make):
     """The engine's place is taken by its attributes: that is where TRL's vLLM client reads its settings from."""
 
     class Engine:
-        max_completion_length, temperature = 40, 0.7
+        max_completion_length, temperature, generation_kwargs = 40, 0.7, {}
 
     asked = []
 
@@ -214,10 +214,10 @@ def test_vllm_is_given_its_settings_and_the_log_probabilities_of_a_prefix_are_ca
             ids, _ = super()._generate_single_turn(prompt_ids, *args)
             return ids, [[-len(asked) - k / 100 for k in range(len(one))] for one in ids]
 
-        def _rollout(self, prompts, trainer):
+        def _roll(self, prompts, trainer):
             self.use_vllm = True
             try:
-                self.rolled = super()._rollout(prompts, trainer)
+                self.rolled = super()._roll(prompts, trainer)
             finally:
                 self.use_vllm = False
             return self.rolled
@@ -232,7 +232,9 @@ def test_vllm_is_given_its_settings_and_the_log_probabilities_of_a_prefix_are_ca
     assert suffix[:6] == seed[:6] and suffix[6] == -2.0 and len(suffix) == 21
 
 
-@pytest.mark.parametrize("split", [dict(num_reset_prefixes=2), dict(suffixes_per_prefix=8), dict(seed_source="fresh")])
+@pytest.mark.parametrize(
+    "split", [dict(num_reset_prefixes=2, suffixes_per_prefix=4), dict(suffixes_per_prefix=8), dict(seed_source="fresh")]
+)
 def test_fresh_seeds_are_drawn_until_found_and_not_trained(make, split):
     """A fails at its third draw, and again at its fifth; B never does."""
     roles = []
@@ -512,7 +514,7 @@ def test_a_trace_does_not_cross_the_prefix(make):
 def test_a_plain_config_gets_the_defaults(tiny_model, tmp_path):
     plain = GRPOConfig(str(tmp_path), use_cpu=True, bf16=False, report_to="none")
     trainer = SRPOTrainer(tiny_model, digit_reward, args=plain, train_dataset=make_dataset(4))
-    assert type(trainer.args) is SRPOConfig and trainer.args.suffixes_per_prefix == 4
+    assert type(trainer.args) is SRPOConfig and trainer.args.suffixes_per_prefix is None
     assert trainer.args.loss_type == plain.loss_type  # what was given stays
     both = Both(tiny_model, digit_reward, args=plain, train_dataset=make_dataset(4))
     assert (both.args.localizer, both.args.trace_lambda) == ("self", 0.99)
@@ -524,7 +526,8 @@ def test_a_plain_config_gets_the_defaults(tiny_model, tmp_path):
 
 REFUSED = {
     "num_reset_prefixes": dict(num_reset_prefixes=0),
-    "num_reset_prefixes=3": dict(num_reset_prefixes=3),
+    "num_reset_prefixes=3": dict(num_reset_prefixes=3, suffixes_per_prefix=4),
+    "num_generations=8": dict(num_reset_prefixes=3),
     "suffixes_per_prefix": dict(suffixes_per_prefix=1),
     "step_delimiter": dict(step_delimiter=""),
     "step_delimiter (list)": dict(step_delimiter=["a", ""]),
@@ -634,7 +637,6 @@ def test_an_index_tells_rewards_of_one_name_apart(make):
     for chosen, expected in ((0, 0), (1, 1), (-1, -1), ("1", 1), ("-2", -2)):
         trainer = make(reward=rewards, correctness_reward=chosen)
         assert trainer._correctness == expected
-        assert trainer._failed(torch.tensor([[0.0, 1.0]])).tolist() == [expected in (0, -2)]
     (name,) = {*trainer.reward_func_names}
     with pytest.raises(ValueError, match=rf"^correctness_reward='{name}' is the name of several .* give the index"):
         make(reward=rewards, correctness_reward=name)

@@ -1,0 +1,111 @@
+"""What `SRPOTrainer` makes sure of: whose columns are whose, what says what failed, and that resets are trained."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from trl import GRPOTrainer
+
+from .config import SRPOConfig
+from .groups import split_group
+from .records import CompletionRecord
+
+ROLE, STEP = "completion_role", "reset_step"  # columns that the trainer makes
+
+LOST_MASK = (
+    "The batch came to the loss without 'tool_mask', so that kept prefixes would be trained like what was sampled "
+    "after them. SRPOTrainer gave it to every batch: what stands between `_generate_and_score_completions` and "
+    "`_compute_loss` has to hand on all keys of a batch."
+)
+
+_SEAM = ("_generate_and_score_completions", "_generate", "_calculate_rewards")
+
+
+def refuse_column(name: str, names: Iterable[str], owner: str) -> None:
+    """Raise `ValueError` if `name`, a column that the trainer makes, is among the `names` that `owner` has."""
+    if name in names:
+        raise ValueError(f"{name} is a column that SRPOTrainer makes, and {owner} has one too: rename it there.")
+
+
+def column_names(trainer: GRPOTrainer) -> list[list[str]]:
+    """Return the columns of the data sets of a trainer, which may have several to evaluate on, where they are known."""
+    evaluation = trainer.eval_dataset
+    data = [trainer.train_dataset, *(evaluation.values() if isinstance(evaluation, dict) else [evaluation])]
+    return [getattr(rows, "column_names", None) or [] for rows in data]
+
+
+def slicing_notice(functions: Mapping[str, Any], args: SRPOConfig) -> str | None:
+    """Return what has to be said about reward functions, given by name; None where none can compare completions.
+
+    Those of this package and of TRL, and reward models, look at one completion at a time.
+    """
+    names = [
+        name
+        for name, function in functions.items()
+        if not isinstance(function, torch.nn.Module)
+        and str(getattr(function, "__module__", "")).split(".")[0] not in ("credit_trl", "trl")
+    ]
+    G: int = args.num_generations  # type: ignore[assignment]  # GRPOConfig sets it
+    base_size, _ = split_group(G, args.num_reset_prefixes, args.suffixes_per_prefix)
+    if not names or base_size == 0:
+        return None
+    return (
+        f"Reward functions are called twice for a batch: for {base_size} completions of each prompt, which stand side "
+        f"by side, and after the resets for the other {G - base_size}. If {', '.join(names)} compares the completions "
+        f"of a prompt, group them by `prompts`: to slice by num_generations={G} would mix prompts."
+    )
+
+
+def check_rolled_out(trainer: GRPOTrainer, records: list[CompletionRecord]) -> None:
+    """Raise `RuntimeError` if no rollout with reset groups was made where one was due."""
+    if records:
+        return
+    owners = [
+        (f"{kind.__name__}.{name}", getattr(kind, name)) for kind in (GRPOTrainer, type(trainer)) for name in _SEAM
+    ]
+    foreign = [
+        f"{name} is {method.__module__}'s"
+        for name, method in dict(owners).items()
+        if method.__module__.split(".")[0] not in ("trl", "credit_trl")
+    ]
+    found = f" {'; '.join(foreign)}." if foreign else ""
+    raise RuntimeError(
+        "TRL sampled this batch without calling the rollout with reset groups: it would have been trained as plain "
+        f"GRPO.{found} SRPOTrainer needs TRL's own `_generate_and_score_completions` and `_generate`, which call "
+        "`rollout_func`: do not import the library that replaces them, or train with GRPOTrainer."
+    )
+
+
+def check_mask(records: list[CompletionRecord], tool_mask: torch.Tensor | None) -> None:
+    """Raise `RuntimeError` if a token of a kept prefix would be trained; `tool_mask` is (completions, tokens)."""
+    lengths = torch.tensor([record.prefix_length for record in records])
+    if tool_mask is None:
+        if lengths.any():
+            raise RuntimeError(LOST_MASK)
+        return
+    in_prefix = torch.arange(tool_mask.shape[1]) < lengths.unsqueeze(1)
+    if (in_prefix & tool_mask.cpu().bool()).any():
+        raise RuntimeError(
+            "The 'tool_mask' of the batch is not the one that SRPOTrainer gave to TRL: tokens of kept prefixes would "
+            "be trained. What stands between `_generate` and the loss has to leave it as it is."
+        )
+
+
+def correctness_index(names: list[str], chosen: str | int | None) -> int:
+    """Return the index of the reward function that `correctness_reward` means.
+
+    Raises:
+        ValueError: no such function, or several of that name, as lambdas and partial functions may have.
+    """
+    if isinstance(chosen, str) and chosen not in names and re.fullmatch("-?[0-9]+", chosen):
+        chosen = int(chosen)  # from a command line, where every value is text
+    if chosen is None:
+        chosen = 0
+    if isinstance(chosen, int) and -len(names) <= chosen < len(names):
+        return chosen
+    if chosen not in names:
+        raise ValueError(f"correctness_reward must be one of {names} or an index of them, got {chosen!r}")
+    if names.count(chosen) > 1:
+        raise ValueError(f"correctness_reward={chosen!r} is the name of several of {names}: give the index of one")
+    return names.index(chosen)

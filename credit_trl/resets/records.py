@@ -1,0 +1,54 @@
+"""What happened in a rollout, as plain values that metrics, the table of completions and pictures read."""
+
+import math
+from typing import NamedTuple
+
+from ..generation.trainer_engine import Sample
+from .groups import Reset, choose_reset
+from .steps import Step
+
+
+class SeedRecord(NamedTuple):
+    """A failed completion that was cut."""
+
+    steps: tuple[str, ...]  # the texts of its steps
+    first_error: int | None  # 1-based step that the localizer named; None where it named none
+    reset: Reset  # where it was cut
+
+
+class Localized(NamedTuple):
+    """A failed completion whose first error was asked for."""
+
+    sample: Sample
+    steps: list[Step]
+    first_error: int | None  # 1-based step; None where the localizer named none
+
+    def cut(self, uniform: float, reset_offset: int) -> tuple[SeedRecord, Sample]:
+        """Return where it is cut, as `choose_reset` says, and the prefix that is kept."""
+        reset = choose_reset(self.first_error, len(self.steps), uniform=uniform, reset_offset=reset_offset)
+        prefix = self.sample.first(self.steps[reset.step - 1].start if self.steps else 0)
+        return SeedRecord(tuple(step.text for step in self.steps), self.first_error, reset), prefix
+
+
+class CompletionRecord(NamedTuple):
+    """A trained completion."""
+
+    prompt: int  # its prompt's index in the batch of all processes
+    group: int  # number of the group that it is normalized in, unique in that batch
+    role: str  # "base", "reset" (continues a prefix) or "fresh" (any other)
+    prompt_ids: list[int]
+    ids: list[int]  # with the prefix
+    prefix_length: int  # tokens of `ids` that were kept from the seed and are not trained
+    reward: float  # of the function that says what failed; NaN where it said nothing
+    passed: bool | None  # whether it is correct; None where that was not scored
+    seed: SeedRecord | None  # the failed completion whose prefix it continues
+    advantage: float = math.nan  # in its group
+
+    @property
+    def loss_mask(self) -> list[int]:
+        """Return 0 for each token of the prefix and 1 for each trained one."""
+        return [0] * self.prefix_length + [1] * (len(self.ids) - self.prefix_length)
+
+    def without_tokens(self) -> "CompletionRecord":
+        """Return the record without token ids, as other processes need to know it."""
+        return self._replace(prompt_ids=[], ids=[])
