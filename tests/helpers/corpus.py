@@ -234,16 +234,22 @@ REFUSALS = [
         "epsilon",
         "a token's own trust region needs a lower bound",
     ),
-    Refusal(RESETS, _passes("images"), "processing_class", "prefixes of images are not resampled"),
     Refusal(RESETS, _passes("tools"), "tools", "a reset is a rollout of its own, of text"),
     Refusal(RESETS, _passes("rollout_func"), "rollout_func", "a reset is a rollout of its own"),
     Refusal(RESETS, _passes("environment_factory"), "environment_factory", "a reset is a rollout of its own, of text"),
+    Refusal(
+        RESETS,
+        lambda entry: on_cpu(entry).get("num_generations", 8) < 4,
+        "num_generations",
+        "half of a group is too few to be a group of its own",
+    ),
+    Refusal(RESETS, _passes("images"), "processing_class", "prefixes of images are not resampled"),
 ]
 
 
-def refusal(trainer: str, entry: dict) -> Refusal | None:
-    """Return why `trainer` refuses the entry, or None where it trains."""
-    return next((one for one in REFUSALS if trainer in one.trainers and one.matches(entry)), None)
+def refusals(trainer: str, entry: dict) -> list[Refusal]:
+    """Return why `trainer` refuses the entry, in the order in which it says so; nothing where it trains."""
+    return [kind for kind in REFUSALS if trainer in kind.trainers and kind.matches(entry)]
 
 
 # Options that the table shows, beside `num_generations`, where they are not TRL's defaults.
@@ -275,7 +281,7 @@ def _row(entry: dict) -> str:
     shown = [f"`{one}`" for one in shown]
     shown += [{"peft": "adapter", "config_subclass": "a subclass of the config"}.get(kind, f"`{kind}`")
               for kind in KINDS if passed(entry).get(kind)]  # fmt: skip
-    cells = ["yes" if (why := refusal(name, entry)) is None else f"`{why.starts}`" for name in (*TRACES, RESETS[0])]
+    cells = [", ".join(f"`{kind.starts}`" for kind in refusals(name, entry)) or "yes" for name in (*TRACES, RESETS[0])]
     origin = entry["source"]
     if "://" in origin:
         origin = f"<{origin}>"
@@ -290,7 +296,7 @@ def table() -> Iterator[str]:
     yield from map(_row, CORPUS)
     drawn = [entry for entry in CORPUS if entry.get("drawn")]
     for what, entries in ((f"all {len(CORPUS)}", CORPUS), (f"the {len(drawn)} that were drawn", drawn)):
-        counts = [sum(refusal(name, entry) is None for entry in entries) for name in names]
+        counts = [sum(not refusals(name, entry) for entry in entries) for name in names]
         yield f"| **{what}** | train | {' | '.join(f'{count} ({count / len(entries):.0%})' for count in counts)} |"
 
 
