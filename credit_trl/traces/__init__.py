@@ -1,4 +1,4 @@
-"""Eligibility traces in the importance ratio or on the advantage: S-trace, P-trace and GRPO-lambda."""
+"""Assign credit by eligibility traces in the importance ratio or on the advantage: S-trace, P-trace, GRPO-lambda."""
 
 from .config import TraceConfig
 from .grpo_lambda import GRPOLambdaConfig, GRPOLambdaTrainer

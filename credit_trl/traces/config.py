@@ -1,4 +1,4 @@
-"""Configuration of the trace family: TRL's `GRPOConfig` plus the fields that every trace trainer reads."""
+"""Configure the trace family: TRL's `GRPOConfig` plus the fields that every trace trainer reads."""
 
 import sys
 from collections.abc import Iterator
@@ -97,21 +97,22 @@ class TraceConfig(CreditConfig):
 
     @property
     def trace_decay(self) -> float:
-        """The decay of the trace per loss token, gamma * lambda."""
+        """Return the decay of the trace per loss token, gamma * lambda."""
         return self.trace_gamma * self.trace_lambda
 
     @property
     def factor_bound(self) -> str:
-        """The bound of a token's own ratio before the trace, as `traced_log_ratio` names it."""
+        """Return how a token's own ratio is bounded before the trace, as `traced_log_ratio` names it."""
         return "weight" if (self.trust_region, self.loss_type) == ("token", "cispo") else self.trust_region
 
     @property
     def keeps_own_ratio(self) -> bool:
-        """Whether the traced ratio of every token is the token's own, as at lambda 0."""
+        """Return whether the traced ratio of every token is the token's own, as at lambda 0."""
         alone = self.trace_kernel == "identity" or (self.trace_kernel == "recent" and self.trace_decay == 0)
         return alone and self.trust_region == "trace" and self.trace_entropy_fraction == 1
 
     def check_options(self) -> None:
+        """Raise `ValueError` for a value out of its range, and for fields that have no meaning together."""
         super().check_options()
         self._check_values()
         conflicts = list(self._conflicts())
@@ -122,7 +123,7 @@ class TraceConfig(CreditConfig):
             # The nearest class that a user can import: the trainer may have joined `args` and the method's config.
             named = next(base.__name__ for base in type(self).__mro__ if _is_importable(base))
             lacks = "" if set(changes) <= set(GRPOConfig.__dataclass_fields__) else ", fields that GRPOConfig lacks"
-            raise ValueError(f"{reasons} Use args={named}(..., {', '.join(needed)}){lacks}.")
+            raise ValueError(f"{reasons} Use {named}(..., {', '.join(needed)}){lacks}.")
 
     def _check_values(self) -> None:
         """Raise `ValueError` for a field whose value is out of its range, whatever the other fields are."""

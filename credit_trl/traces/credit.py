@@ -1,4 +1,4 @@
-"""What a traced loss reads, made of log-probabilities and advantages: pure tensor functions, no model and no TRL.
+"""Compute what a traced loss reads from log-probabilities and advantages: pure functions, no model and no TRL.
 
 The trainer calls these functions on the tensors of a loss and hands the results to TRL; `token_credit` calls them to
 draw a configuration's credit. `docs/methods/index.md` has the formulas.

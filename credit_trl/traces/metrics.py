@@ -1,4 +1,4 @@
-"""What the trace trainers log about their traces: sums that add up over processes, and the figures made of them."""
+"""Sums over loss tokens that add up over processes, and the figures that the trace trainers log of them."""
 
 import torch
 
@@ -12,7 +12,7 @@ def trace_totals(
     clipped: torch.Tensor | None = None,
     non_finite: torch.Tensor | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Sums over the loss tokens, on the tensors' device and without waiting for it.
+    """Return sums over the loss tokens, on the tensors' device and without waiting for it.
 
     Args:
         mask: (B, T), nonzero for loss tokens.
@@ -22,8 +22,7 @@ def trace_totals(
         clipped: (B, T), tokens whose own factor was clipped, where tokens have a trust region of their own.
         non_finite: (B, T), tokens whose log ratio is not finite, where the ratio is traced.
     """
-    mask = mask.float()
-    values = {"tokens": torch.ones_like(mask), "eligible": eligible, "weights": weights * eligible}
+    values = {"tokens": torch.ones_like(weights), "eligible": eligible, "weights": weights * eligible}
     if z is not None:
         # Moments of ratio - 1: around 1 the squares of the ratios themselves would cancel to nothing in float32.
         excess = torch.expm1(z.detach())
@@ -32,11 +31,13 @@ def trace_totals(
         values["clipped"] = clipped
     if non_finite is not None:
         values["non_finite"] = non_finite
-    return {name: (value * mask).sum() for name, value in values.items()}
+    # One reduction for all of them: a GPU waits for every single one.
+    totals = (torch.stack([value.to(weights.dtype) for value in values.values()]) * mask).sum((1, 2))
+    return dict(zip(values, totals.unbind(), strict=True))
 
 
 def trace_metrics(total: dict[str, float]) -> dict[str, float]:
-    """The logged figures of a logging window, from the sum of its totals: means over the loss tokens.
+    """Return the figures of a logging window from the sum of its totals: means over the loss tokens.
 
     Non-finite log ratios are counted, not averaged: a single one in a long window has to show.
     """

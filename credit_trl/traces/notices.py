@@ -1,4 +1,4 @@
-"""What a user of traced ratios is told once, when the trainer is built, instead of finding it out from flat metrics."""
+"""Tell a user of traced ratios once, when the trainer is built, what flat or noisy metrics would show much later."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""What a trainer hands through the seam into TRL's loss, and the errors for a loss that goes past it."""
+"""Hand credit through the seam into TRL's loss, and raise an error for a loss that goes past it."""
 
 import sys
 from typing import Any
@@ -8,7 +8,7 @@ from trl import GRPOTrainer
 
 
 class LossInputs(dict):
-    """The inputs of one loss, which write down whether the loss read what the trainer put into them.
+    """Hold the inputs of one loss, and write down whether the loss read what the trainer put into them.
 
     A loss that computes its own log-probabilities, or that took its inputs before the trace was in them, would train
     plain GRPO. Writing down costs a few dictionary accesses and waits for no device.
@@ -34,7 +34,7 @@ class LossInputs(dict):
 
 
 class OwnRatioBeta(float):
-    """TRL's `beta` for one loss, which multiplies every token's KL by the token's own importance ratio.
+    """Stand for TRL's `beta` in one loss, and multiply every token's KL by the token's own importance ratio.
 
     TRL multiplies the KL by the ratio of the loss (`use_bias_correction_kl`), which is a traced one here. While the
     trainer switches that off, TRL's `beta * per_token_kl` arrives in this class. Everywhere else it is a float.

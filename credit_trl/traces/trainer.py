@@ -1,4 +1,4 @@
-"""Trainers that put eligibility traces into TRL's GRPO loss, through one seam and without copying the loss.
+"""Put eligibility traces into TRL's GRPO loss, through one seam and without copying the loss.
 
 `GRPOTrainer._compute_loss` asks `_get_per_token_logps_and_entropies` for the policy's log-probabilities first and reads
 `old_per_token_logps` and `advantages` from its inputs afterwards. In between, the trainers here hand it other ones:
@@ -6,7 +6,9 @@
 - `trace_target="ratio"`: `old = logp - z`. TRL's own `logp - old` is then the traced log ratio z, with its gradient;
 - `trace_target="advantage"`: per-token advantages A * W, which TRL takes as they are.
 
-Everything after that (loss types, clipping, KL, entropy bonus, vLLM correction, metrics) is TRL's.
+Everything after that (loss types, clipping, KL, entropy bonus, vLLM correction, metrics) is TRL's. The KL term alone
+would be multiplied by the traced ratio: it gets each token's own through `beta` (`seam.py`). After every loss the
+trainers see that it has read what they handed it.
 """
 
 import functools
@@ -30,14 +32,14 @@ logger = get_logger(__name__)
 
 
 class TraceTrainer(CreditTrainer):
-    """The family that `STraceTrainer` and `GRPOLambdaTrainer` are two sets of defaults of.
+    """Train with traces in TRL's GRPO loss: `STraceTrainer` and `GRPOLambdaTrainer` are two sets of defaults of it.
 
     Args:
         args: a config of the method (`config_class`) or of the family (`TraceConfig`), or TRL's plain `GRPOConfig`,
             which gets the method's defaults for the trace fields.
 
     All other arguments are those of `trl.GRPOTrainer`. Raises `ValueError` for options under which a trace has no
-    meaning; `docs/reference/options.md` lists them.
+    meaning (`docs/reference/options.md` lists them), and `RuntimeError` in a step whose loss did not use the trace.
     """
 
     config_class: type[TraceConfig] = TraceConfig

@@ -1,4 +1,4 @@
-"""The credit that a configuration gives to the tokens of completions, without training."""
+"""Compute the credit that a configuration gives to the tokens of completions, without training."""
 
 import torch
 from trl import GRPOConfig
@@ -49,7 +49,7 @@ def token_credit(
             )
         known_BT = loss_tokens_BT & torch.isfinite(entropies)
         if not known_BT.any():
-            return torch.zeros(mask.shape, device=mask.device)  # nobody to credit, and no quantile of nothing
+            return torch.zeros(mask.shape, device=mask.device)  # no token to credit, and no quantile of nothing
         threshold = torch.quantile(entropies[known_BT].float(), 1 - args.trace_entropy_fraction)
         eligible_BT = known_BT & (entropies >= threshold)
     if args.trace_target == "advantage":

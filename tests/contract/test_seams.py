@@ -7,6 +7,7 @@ from transformers import AutoTokenizer
 from trl import GRPOTrainer
 
 from credit_trl import GRPOLambdaConfig, GRPOLambdaTrainer, SRPOConfig, SRPOTrainer
+from tests.helpers.comparing import largest_difference
 
 MOVED_RESETS = "TRL moved the seam of credit_trl/resets/trainer.py: "
 MOVED = "TRL moved the seam of credit_trl/traces/trainer.py: "
@@ -64,6 +65,26 @@ def test_the_loss_reads_old_log_probabilities_and_advantages_after_the_forward_p
     for key in ("old_per_token_logps", "advantages", "sampling_per_token_logps"):
         assert key in after, MOVED + f"`_compute_loss` no longer reads inputs[{key!r}]"
         assert key not in before, MOVED + f"`_compute_loss` reads inputs[{key!r}] before the forward pass"
+
+
+def test_beta_multiplies_the_kl_from_the_left_and_the_same_tensor_is_logged(run):
+    """The trainers hand the loss a `beta` that multiplies each token's KL by the token's own ratio, in place."""
+
+    class Nothing(float):
+        def __mul__(self, per_token_kl):
+            return float(self) * per_token_kl.mul_(0)
+
+    class WithoutKL(GRPOTrainer):
+        def _compute_loss(self, model, inputs):
+            self.beta = Nothing(0.5)
+            return super()._compute_loss(model, inputs)
+
+    options = dict(beta=0.5, use_bias_correction_kl=False)
+    _, without, log = run(WithoutKL, **options)
+    logged = [entry["kl"] for entry in log if "kl" in entry]
+    assert logged == [0.0] * 6, MOVED + "`_compute_loss` no longer logs the tensor that `self.beta` multiplies"
+    _, plain, _ = run(GRPOTrainer, beta=0.0)
+    assert largest_difference(without, plain) < 1e-6, MOVED + "the KL term is no longer `self.beta * per_token_kl`"
 
 
 def test_the_loss_asks_for_entropies_and_gets_three_values(run):

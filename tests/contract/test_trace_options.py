@@ -179,7 +179,7 @@ def test_the_advice_of_a_refusal_works_when_it_is_followed(run, method, case, pl
         assert case.split(",")[0] in ("advantage", "epsilon", "epsilon_high", "cispo without a bound")
         assert config_class is not STraceConfig  # whose defaults are the most particular
         return
-    found = re.search(r"Use args=(\w+)\(\.\.\., ([^()]*)\)(, fields that GRPOConfig lacks)?\.$", message)
+    found = re.search(r"Use (\w+)\(\.\.\., ([^()]*)\)(, fields that GRPOConfig lacks)?\.$", message)
     assert found and found[1] == config_class.__name__, message
     fields = dict(eval(f"dict({found[2]})"))
     assert bool(found[3]) == any(name in TRACE_FIELDS for name in fields)
@@ -192,9 +192,9 @@ def test_a_refusal_names_a_class_that_can_be_imported(tmp_path):
     class Local(STraceConfig):
         pass
 
-    with pytest.raises(ValueError, match=r"Use args=STraceConfig\(\.\.\., trace_target='advantage', "):
+    with pytest.raises(ValueError, match=r"Use STraceConfig\(\.\.\., trace_target='advantage', "):
         Local(str(tmp_path), use_cpu=True, bf16=False, loss_type="vespo")
-    with pytest.raises(ValueError, match=r"Use args=SRPOTraceConfig\("):
+    with pytest.raises(ValueError, match=r"Use SRPOTraceConfig\("):
         SRPOTraceConfig(str(tmp_path), use_cpu=True, bf16=False, num_generations=8, loss_type="vespo")
 
 
