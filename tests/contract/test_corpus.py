@@ -1,12 +1,14 @@
 """Scripts of strangers run with one import changed: each entry of corpus.yaml trains, or is refused by name."""
 
 import math
+import sys
+import types
 
 import pytest
 import torch
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, ProcessorMixin
-from trl import GRPOConfig
+from trl import GRPOConfig, GRPOTrainer
 
 from credit_trl import GRPOLambdaTrainer, SRPOConfig, SRPOTrainer, STraceTrainer
 from tests.helpers import corpus
@@ -108,6 +110,32 @@ def test_the_page_shows_the_corpus_as_it_is():
 def test_every_refusal_is_of_something():
     for kind in REFUSALS:
         assert any(kind in refusals(name, entry) for name in kind.trainers for entry in CORPUS), kind.reason
+
+
+def test_a_loss_like_unsloths_ends_in_an_error_that_names_it(tiny_model, tmp_path, monkeypatch):
+    """As `unsloth` 2026.10.9 does it: `compute_loss` asks for log-probabilities, gets none, and computes its own."""
+    original = GRPOTrainer._get_per_token_logps_and_entropies
+
+    def logps(self, model, ids, mask, length, batch_size=None, compute_entropy=False, compute_efficient=False, **more):
+        if compute_efficient:
+            return None, None
+        return original(self, model, ids, mask, length, batch_size, compute_entropy, **more)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        ids, mask = (
+            torch.cat([inputs[f"{part}_{name}"] for part in ("prompt", "completion")], 1) for name in ("ids", "mask")
+        )
+        length = inputs["completion_ids"].shape[1]
+        assert self._get_per_token_logps_and_entropies(model, ids, mask, length, None, False, True)[0] is None
+        own, _, _ = original(self, model, ids, mask, length)
+        return -(own * inputs["advantages"].unsqueeze(1) * inputs["completion_mask"]).mean()
+
+    monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", logps)
+    monkeypatch.setattr(GRPOTrainer, "compute_loss", compute_loss)
+    monkeypatch.setitem(sys.modules, "unsloth", types.ModuleType("unsloth"))
+    trainer = build("S-trace", ENTRIES["trl-quickstart"], tiny_model, tmp_path)
+    with pytest.raises(RuntimeError, match="Unsloth is imported"):
+        trainer.train()
 
 
 @pytest.mark.slow

@@ -295,9 +295,13 @@ def table() -> Iterator[str]:
     yield "|---|---|---|---|---|"
     yield from map(_row, CORPUS)
     drawn = [entry for entry in CORPUS if entry.get("drawn")]
-    for what, entries in ((f"all {len(CORPUS)}", CORPUS), (f"the {len(drawn)} that were drawn", drawn)):
+    rollouts = ("images", "tools", "rollout_func", "environment_factory")
+    plain = [entry for entry in CORPUS if not any(passed(entry).get(name) for name in rollouts)]
+    sums = (("all", CORPUS), ("those that were drawn", drawn), ("those with text and TRL's own rollout", plain))
+    for what, entries in sums:
         counts = [sum(not refusals(name, entry) for entry in entries) for name in names]
-        yield f"| **{what}** | train | {' | '.join(f'{count} ({count / len(entries):.0%})' for count in counts)} |"
+        shares = " | ".join(f"{count} ({count / len(entries):.0%})" for count in counts)
+        yield f"| **{what}: {len(entries)}** | train | {shares} |"
 
 
 def with_table(page: str) -> str:
