@@ -144,13 +144,16 @@ class SRPOConfig(CreditConfig):
 
     def check_options(self) -> None:
         super().check_options()
-        self._check_groups()
-        self._check_localization()
-        self._check_seeds()
-        self._check_generation()
+        name = SRPOConfig.__name__
+        try:
+            self._check_groups(name)
+            self._check_localization()
+            self._check_seeds()
+            self._check_generation(name)
+        except ValueError as error:
+            raise ValueError(str(error) if name in str(error) else f"{error}. It is a field of {name}.") from None
 
-    def _check_groups(self) -> None:
-        name = type(self).__name__
+    def _check_groups(self, name: str) -> None:
         assert self.num_generations is not None and self.steps_per_generation is not None  # GRPOConfig sets them
         check_integer("num_reset_prefixes", self.num_reset_prefixes)
         if self.suffixes_per_prefix is not None:
@@ -169,11 +172,6 @@ class SRPOConfig(CreditConfig):
                 f"prefixes are cut where its completions are. Set gradient_accumulation_steps={enough} in {name} and "
                 "leave out steps_per_generation and generation_batch_size, which follow it."
             )
-        if self.auto_find_batch_size:
-            raise ValueError(
-                "auto_find_batch_size=True could shrink a process's share to less than whole groups. Set "
-                f"auto_find_batch_size=False in {name}."
-            )
 
     def _check_localization(self) -> None:
         if callable(self.localizer):
@@ -187,7 +185,7 @@ class SRPOConfig(CreditConfig):
         ):
             raise ValueError(
                 f"step_delimiter must be a string that is not empty, or a list of them, got {self.step_delimiter!r}. "
-                "A function goes to SRPOTrainer(step_delimiter=...)."
+                "A function goes to SRPOTrainer(step_delimiter=...)"
             )
         if self.localization_template is not None:
             if not isinstance(self.localization_template, str):
@@ -216,8 +214,7 @@ class SRPOConfig(CreditConfig):
                 f"{chosen!r}"
             )
 
-    def _check_generation(self) -> None:
-        name = type(self).__name__
+    def _check_generation(self, name: str) -> None:
         if self.max_completion_length is None:
             raise ValueError(
                 "max_completion_length must be a number: a continuation gets what its prefix leaves of it. Set "

@@ -7,13 +7,13 @@ _OWN = {
     "max_new_tokens": "Set max_completion_length and localization_max_tokens in {name} instead.",
     "max_length": "Set max_completion_length and localization_max_tokens in {name} instead.",
     "max_tokens": "Set max_completion_length and localization_max_tokens in {name} instead.",
-    "min_new_tokens": "Leave it out.",
-    "min_length": "Leave it out.",
-    "min_tokens": "Leave it out.",
+    "min_new_tokens": "Leave it out of {name}.",
+    "min_length": "Leave it out of {name}.",
+    "min_tokens": "Leave it out of {name}.",
     "temperature": "Set temperature and localization_temperature in {name} instead.",
     "n": "Set num_generations in {name} instead.",
     "num_return_sequences": "Set num_generations in {name} instead.",
-    "structured_outputs": "Leave it out.",
+    "structured_outputs": "Leave it out of {name}.",
 }
 
 # Keys that count from where generation begins or ends, which for a continuation is not where its completion does.
@@ -30,7 +30,7 @@ _POSITIONAL = (
 
 
 def check_generation_kwargs(keys: Collection[str], name: str) -> None:
-    """Raise `ValueError` for a key that cannot work; `name` is the config class whose fields the advice names."""
+    """Raise `ValueError` for a key that cannot work; `name` is the class whose fields the advice names."""
     for key in keys:
         if key in _OWN:
             advice = _OWN[key].format(name=name)
@@ -43,5 +43,5 @@ def check_generation_kwargs(keys: Collection[str], name: str) -> None:
         if key in _POSITIONAL:
             raise ValueError(
                 f"generation_kwargs has {key!r}, which takes the start or the end of what is generated for that of the "
-                "completion, and a continuation starts after its prefix. Leave it out."
+                "completion, and a continuation starts after its prefix. Leave it out of {name}."
             )

@@ -28,12 +28,10 @@ from .records import CompletionRecord
 from .rollout import Rollout
 
 logger = get_logger(__name__)
-_POSITIONAL = list(inspect.signature(GRPOTrainer.__init__).parameters)[4:]  # after self, model, reward_funcs, args
-_REFUSED = "{} cannot work with reset groups, which are a rollout of text of their own."
 
 
 class SRPOTrainer(CreditTrainer):
-    """SRPO and RRPO (arXiv 2605.25507). Defaults: `SRPOConfig`; a plain `GRPOConfig` gets them for the fields it lacks.
+    """Trains with reset groups: SRPO, and RRPO (arXiv 2605.25507). Settings and defaults are those of `SRPOConfig`.
 
     Args:
         localizer: a callable that takes a list of `FailedCompletion` and returns the 1-based step of the first error of
@@ -41,8 +39,13 @@ class SRPOTrainer(CreditTrainer):
         step_delimiter: a callable that takes a completion's text and returns the character offsets after which a step
             ends, instead of `args.step_delimiter`.
 
-    All other arguments are those of `trl.GRPOTrainer`. Reward functions get a `completion_role` column: "base", "reset"
-    (continues a prefix), "fresh" (any other, also in evaluation) or "seed" (drawn to be cut, not trained).
+    All other arguments are those of `trl.GRPOTrainer`; a plain `GRPOConfig` gets the defaults for the fields it lacks.
+    Reward functions get a `completion_role` column: "base", "reset" (continues a prefix), "fresh" (any other, also in
+    evaluation) or "seed" (drawn to be cut, not trained). `rollout_records` says what became of the last batch.
+
+    Raises:
+        ValueError: options that cannot work, by name.
+        RuntimeError: other code than TRL's has sampled or computed the loss, so that resets would be lost.
     """
 
     config_class: type[SRPOConfig] = SRPOConfig
@@ -74,13 +77,10 @@ class SRPOTrainer(CreditTrainer):
         step_delimiter: Callable[[str], Sequence[int]] | None = None,
         **keywords,
     ):
-        given = dict(zip(_POSITIONAL, positional, strict=False)) | keywords
-        for name in ("rollout_func", "tools", "environment_factory"):
-            if given.get(name):
-                raise ValueError(_REFUSED.format(name))
+        checks.refuse_arguments(inspect.signature(GRPOTrainer).bind(model, reward_funcs, args, *positional, **keywords))
         super().__init__(model, reward_funcs, args, *positional, **keywords)
         if self._is_vlm:
-            raise ValueError(_REFUSED.format("processing_class (multimodal)"))
+            raise ValueError(checks.REFUSED.format("processing_class (multimodal)"))
         self._localizer = check_localizer(self.args.localizer if localizer is None else localizer)  # type: ignore[arg-type]
         if self._localizer == "random" and self.args.seed_selection == "furthest":
             raise ValueError(
@@ -106,19 +106,14 @@ class SRPOTrainer(CreditTrainer):
         if not self.model.training:
             return super()._generate_and_score_completions(inputs)
         accumulation = self.args.gradient_accumulation_steps
+        # Counts generation batches, several of which may be made for one step, and goes on after a resume.
+        step = self.state.global_step * accumulation + self._step % accumulation
         self._rollout = rollout = Rollout(
-            self._engine,
-            self._score,
-            self.args,
-            inputs,
-            self._localizer,
-            self._step_delimiter,
-            correctness=self._correctness,
-            # Counts generation batches, several of which may be made for one step, and goes on after a resume.
-            step=self.state.global_step * accumulation + self._step % accumulation,
-            rank=self.accelerator.process_index,
-            processes=self.accelerator.num_processes,
-        )
+            self._engine, self._score, self.args,
+            self.num_generations, self.max_completion_length,  # type: ignore[arg-type]  # both are checked to be set
+            inputs, self._localizer, self._step_delimiter, correctness=self._correctness, step=step,
+            rank=self.accelerator.process_index, processes=self.accelerator.num_processes,
+        )  # fmt: skip
         own = {name: value for name, value in vars(self).items() if name == "_calculate_rewards"}  # somebody's patch
         try:
             output = super()._generate_and_score_completions(inputs)
@@ -178,7 +173,14 @@ class SRPOTrainer(CreditTrainer):
             inputs = [{**row, "completion_role": "fresh"} for row in inputs]
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
 
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        self._mask_arrived = False
+        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        checks.check_loss(self, self._mask_arrived)
+        return loss
+
     def _compute_loss(self, model, inputs):
+        self._mask_arrived = True
         if self.model.training and "tool_mask" not in inputs:
             raise RuntimeError(checks.LOST_MASK)
         return super()._compute_loss(model, inputs)

@@ -86,9 +86,9 @@ def test_what_cannot_be_split_is_refused_with_a_split_that_works():
                     number = int(advice.get("num_reset_prefixes", prefixes))
                     split_group(num_generations, number, None if told == "None" else int(told))
     assert refused > 50
-    with pytest.raises(ValueError, match="^num_reset_prefixes must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"^num_reset_prefixes must be at least 1, got 0"):
         split_group(8, 0, None)
-    with pytest.raises(ValueError, match="^num_generations=3 is too few .* raise num_generations to 4, and"):
+    with pytest.raises(ValueError, match=r"^num_generations=3 is too few .* raise num_generations to 4, and"):
         split_group(3, 1, None)
     split_group(4, 1, None)
 
