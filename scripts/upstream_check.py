@@ -34,6 +34,8 @@ HOLDERS = {
     "credit_trl/base/resume.py": ("self", "super()"),
     "credit_trl/traces/trainer.py": ("self", "super()"),
     "credit_trl/resets/trainer.py": ("self", "super()"),
+    "credit_trl/traces/seam.py": ("trainer",),
+    "credit_trl/resets/rollout.py": (),
     "credit_trl/generation/trainer_engine.py": ("trainer", "self.trainer"),
     "credit_trl/visualization/callback.py": ("trainer", "self.trainer"),
     "credit_trl/evaluation/callback.py": ("trainer", "self.trainer"),
@@ -70,6 +72,11 @@ CHECK = {
     "GRPOTrainer._push_from_checkpoint": "it uploads the folder that it is given",
     "GRPOTrainer._load_optimizer_and_scheduler": "it is called once on resuming, with the checkpoint, before any step",
     "GRPOTrainer._load_rng_state": "it puts back the random states of the process",
+    "GRPOTrainer.train": "it reads what may have been set on self.args since the trainer was made",
+    "GRPOTrainer._load_from_checkpoint": "it loads the weights of the folder that it is given, and then calls "
+    "_issue_warnings_after_load, also for the best checkpoint",
+    "GRPOTrainer._load_best_model": "it loads the weights of state.best_model_checkpoint",
+    "GRPOTrainer._issue_warnings_after_load": "it is given the names of the weights that a checkpoint lacks",
     "GRPOTrainer._get_train_sampler": "the sampler draws an epoch's order when it is iterated",
     "GRPOTrainer._finalize_training": "train_loss and train_runtime come from the attributes that are put back",
     "GRPOTrainer.is_local_process_zero": "one process of each node",
@@ -162,8 +169,10 @@ def users() -> dict[str, list[str]]:
     for file, held_as in HOLDERS.items():
         source = (ROOT / file).read_text()
         for name in sorted(names_of_trainers(source, held_as)):
-            if any(inspect.isfunction(vars(base).get(name)) for base in classes_of(GRPOTrainer)):
-                found.setdefault(f"GRPOTrainer.{name}", []).append(file)
+            method = f"GRPOTrainer.{name}"
+            there = any(inspect.isfunction(vars(base).get(name)) for base in classes_of(GRPOTrainer))
+            if there or method in CHECK:  # or it was there
+                found.setdefault(method, []).append(file)
         for name in imported_functions(source):
             found.setdefault(name, []).append(file)
     return found

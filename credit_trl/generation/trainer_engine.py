@@ -7,7 +7,7 @@ TRL generates with transformers, with transformers' continuous batching, or with
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOTrainer
@@ -15,22 +15,7 @@ from trl.chat_template_utils import parse_response
 from trl.data_utils import is_conversational
 
 from .engines import Completion, Sampling, own_random_state
-
-
-class Sample(NamedTuple):
-    """Hold sampled token ids, and their log-probabilities in nats where the engine reports them."""
-
-    ids: list[int]
-    logprobs: list[float] | None = None
-
-    def first(self, length: int) -> "Sample":
-        """Return the first `length` tokens."""
-        return Sample(self.ids[:length], None if self.logprobs is None else self.logprobs[:length])
-
-    def then(self, other: "Sample") -> "Sample":
-        """Return the tokens of `self` followed by those of `other`, which says whether there are log-probabilities."""
-        logprobs = None if other.logprobs is None else (self.logprobs or []) + other.logprobs
-        return Sample(self.ids + other.ids, logprobs)
+from .samples import Sample
 
 
 class TrainerEngine:

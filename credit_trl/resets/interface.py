@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from ..generation.trainer_engine import Sample
+from ..generation.samples import Sample
 
 
 class RolloutEngine(Protocol):

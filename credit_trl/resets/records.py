@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-from ..generation.trainer_engine import Sample
+from ..generation.samples import Sample
 from .groups import Reset, choose_reset
 from .steps import Step
 

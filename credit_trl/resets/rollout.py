@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import gather_object
 
-from ..generation.trainer_engine import Sample
+from ..generation.samples import Sample
 from .groups import GroupPlan, Slot, furthest_failures, plan_groups, split_group
 from .interface import RolloutEngine, Score, Scores
 from .localization import DEFAULT_TEMPLATE, FailedCompletion, Localizer, first_errors

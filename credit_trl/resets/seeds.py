@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from ..generation.trainer_engine import Sample
+from ..generation.samples import Sample
 
 Draw = Callable[[list[int]], tuple[list[Sample], list[list[bool]]]]
 

@@ -1,9 +1,8 @@
 """A callback that draws the credit which the loss of a training step gave to the tokens of a few completions."""
 
 import functools
-import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from transformers import TrainerCallback
@@ -12,27 +11,10 @@ from trl import GRPOTrainer
 
 from ..resets.records import CompletionRecord, SeedRecord
 from ..resets.steps import Decode
+from .completion_credit import CompletionCredit, full_color
 from .heatmap import credit_heatmap, token_texts
 from .page import Picture
 from .reset_tree import Continuation, reset_tree
-
-
-class CompletionCredit(NamedTuple):
-    """Hold a completion of the last loss of a step: its T tokens without padding, and what each of them received."""
-
-    prompt: str
-    tokens: list[str]
-    credit: list[float]  # minus the gradient of the loss, over its root mean square over the loss tokens
-    mask: list[bool]  # which tokens are in the loss
-    logps: list[float]  # of the policy, nats
-    entropies: list[float]  # nats
-    advantage: float
-
-
-def full_color(completions: list[CompletionCredit]) -> float:
-    """Return the largest finite size of a credit of several completions, which are drawn on one scale."""
-    pairs = (pair for completion in completions for pair in zip(completion.credit, completion.mask, strict=True))
-    return max(filter(math.isfinite, (abs(value) for value, counted in pairs if counted)), default=0.0)
 
 
 class CreditHeatmapCallback(TrainerCallback):

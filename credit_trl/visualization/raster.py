@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -10,10 +10,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
+from .completion_credit import CompletionCredit
 from .page import glyph, level, palette
-
-if TYPE_CHECKING:
-    from .callback import CompletionCredit
 
 COLUMNS = 120  # characters in a line
 MAX_LINES = 60  # lines shown of a completion
@@ -38,7 +36,7 @@ class _Cell(NamedTuple):
         return _COLORS["note" if self.color == "masked" else "text"]
 
 
-def heatmap_image(completions: Sequence["CompletionCredit"], limit: float) -> np.ndarray:
+def heatmap_image(completions: Sequence[CompletionCredit], limit: float) -> np.ndarray:
     """Draw completions one below the other.
 
     Args:
@@ -78,7 +76,7 @@ def heatmap_image(completions: Sequence["CompletionCredit"], limit: float) -> np
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _lay_out(completion: "CompletionCredit", limit: float) -> tuple[list[_Cell], int]:
+def _lay_out(completion: CompletionCredit, limit: float) -> tuple[list[_Cell], int]:
     """Return the pieces of a completion's tokens on lines of `COLUMNS` characters, and the number of lines."""
     font = get_font(findfont(_FONT))
     cells, line, column = [], 0, 0

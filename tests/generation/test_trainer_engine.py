@@ -12,7 +12,8 @@ import torch
 from trl import GRPOConfig, GRPOTrainer
 
 from credit_trl.generation import Completion, Sampling
-from credit_trl.generation.trainer_engine import Sample, TrainerEngine
+from credit_trl.generation.samples import Sample
+from credit_trl.generation.trainer_engine import TrainerEngine
 from credit_trl.testbed import BASE_MODEL, make_dataset
 from tests.helpers.training import QUIET_ON_CPU, digit_reward
 

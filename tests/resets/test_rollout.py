@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from credit_trl import SRPOConfig
-from credit_trl.generation.trainer_engine import Sample
+from credit_trl.generation.samples import Sample
 from credit_trl.resets import checks, interface, records, rollout, seeds
 from credit_trl.resets.groups import Reset
 from credit_trl.resets.interface import Scores

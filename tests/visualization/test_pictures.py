@@ -27,7 +27,8 @@ from credit_trl import (
     token_texts,
 )
 from credit_trl.resets import CompletionRecord, Reset, SeedRecord
-from credit_trl.visualization.callback import CompletionCredit, full_color, reset_trees
+from credit_trl.visualization.callback import reset_trees
+from credit_trl.visualization.completion_credit import CompletionCredit, full_color
 from credit_trl.visualization.page import LEVELS, level, palette, visible
 from credit_trl.visualization.raster import COLUMNS, MAX_LINES, heatmap_image
 from tests.helpers.training import QUIET_ON_CPU
