@@ -47,8 +47,8 @@ test-vllm: $(VLLM)/.installed  ## every trainer on a real vLLM engine, on a CPU
 test-distributed: $(DISTRIBUTED)/.installed  ## every trainer under DDP, ZeRO-3 and FSDP2, on two processes of a CPU
 	$(DISTRIBUTED)/bin/python -m pytest -m distributed_engines tests/engines/test_distributed_engines.py
 
-test-drift: $(VENV)/.installed  ## which exact limits hold under TRL's newest release and the minor version before it
-	$(BIN)/python scripts/trl_drift.py
+test-drift: $(VENV)/.installed  ## which exact limits hold under the newest releases of TRL and transformers, and the minor versions before
+	$(BIN)/python scripts/drift.py
 
 upstream-accept: $(VENV)/.installed  ## write down what the trainers lean on upstream, once its changes are read
 	$(BIN)/python -m scripts.upstream_check --accept

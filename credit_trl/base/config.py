@@ -59,17 +59,20 @@ class CreditConfig(GRPOConfig):
 
 
 def _join(config_class: type, users_class: type) -> type:
-    """Return the class that is both. The user's comes first: what it overrides stays overridden."""
+    """Return the class that is both. The user's comes first: what it overrides stays overridden.
+
+    It has the method's name, since an error's advice to set a field in a class must name one that exists.
+    """
     if issubclass(config_class, users_class):
         return config_class
-    name = f"{users_class.__name__}_{config_class.__name__}"
     namespace = {
+        "__qualname__": f"{config_class.__qualname__}+{users_class.__qualname__}",
         "__doc__": f"Hold the fields of {users_class.__name__} and of {config_class.__name__}.",
         "__module__": __name__,
         # A class that was made here cannot be found by its name when it is read back, but the two others can.
         "__reduce__": lambda self: (_blank, (config_class, users_class), self.__getstate__()),
     }
-    return dataclass(repr=False, eq=False)(type(name, (users_class, config_class), namespace))
+    return dataclass(repr=False, eq=False)(type(config_class.__name__, (users_class, config_class), namespace))
 
 
 _joined: Callable[[type, type], type] = functools.cache(_join)  # one class, so that types compare equal

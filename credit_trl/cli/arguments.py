@@ -116,14 +116,16 @@ def parse(argv: list[str], testbed_recipe: Path) -> tuple[RunArguments, ModelCon
     first.add_argument("--config")
     first.add_argument("--method", choices=METHODS)
     known, rest = first.parse_known_args(argv)
-    asked = argparse.ArgumentParser(usage=USAGE, add_help=False, allow_abbrev=False)
-    asked.add_argument("--dataset_name", "--dataset-name", default="testbed")
-    asked.add_argument("--model_name_or_path", "--model-name-or-path")
-    asked_for, _ = asked.parse_known_args(rest)
-    on_testbed = known.config is None and asked_for.dataset_name == "testbed" and asked_for.model_name_or_path is None
-    if on_testbed:
+    peek = argparse.ArgumentParser(usage=USAGE, add_help=False, allow_abbrev=False)
+    peek.add_argument("--dataset_name", "--dataset-name")
+    peek.add_argument("--model_name_or_path", "--model-name-or-path")
+    named, _ = peek.parse_known_args(rest)
+    if known.config is None and named.dataset_name in (None, "testbed") and named.model_name_or_path is None:
         known.config = str(testbed_recipe)
     settings = read_settings(known.config) if known.config is not None else {}
+    problems = named.dataset_name or settings.get("dataset_name")
+    model = named.model_name_or_path or settings.get("model_name_or_path")
+    on_testbed = problems == "testbed" and model is None
     name = settings["method"] = known.method or settings.get("method", "s_trace")
     if name not in list(METHODS):
         raise UsageError(f"{known.config}: method must be one of {', '.join(METHODS)}, got {name!r}")
@@ -131,11 +133,10 @@ def parse(argv: list[str], testbed_recipe: Path) -> tuple[RunArguments, ModelCon
     of_some = read_mapping("method_options", settings.pop("method_options", None)) or {}
     refuse_unknown([f"--{option}" for option in of_some if not owners_of(option)], name)
     settings = {option: value for option, value in of_some.items() if option in option_names(name)} | settings
-    if on_testbed:
-        settings |= method.testbed
 
     parser = Parser(argument_classes(name), sections_of(name))
-    parser.set_defaults_with_config(output_dir="runs/{method}-{model}", **method.options | method.defaults)
+    defaults = method.options | method.defaults | (method.testbed if on_testbed else {})
+    parser.set_defaults_with_config(output_dir="runs/{method}-{model}", **defaults)
     unknown = parser.set_defaults_with_config(**settings)
     with usage_errors(ValueError, OSError, ImportError):  # what the configurations refuse, and packages they lack
         run_args, model_args, training_args, unused = parser.parse_args_into_dataclasses(
@@ -199,10 +200,12 @@ def names_of(group: type) -> list[str]:
 
 
 def option_names(method: str) -> list[str]:
+    """Return all options of `train.py --method METHOD`."""
     return [name for group in argument_classes(method) for name in names_of(group)]
 
 
 def owners_of(option: str) -> list[str]:
+    """Return the methods that have `option`."""
     return [method for method in METHODS if option in option_names(method)]
 
 

@@ -26,7 +26,7 @@ class Method:
         options: fields of `config` that make it this method, where `config` alone would be another one.
         defaults: fields of `config` at the paper's values, where those are neither TRL's nor `config`'s. They hold on
             the command line; a recipe and an option override them.
-        testbed: fields of `config` for the run without arguments, where the others do not suit its tiny model.
+        testbed: fields of `config` for the testbed's own model, where the others do not suit it.
     """
 
     title: str

@@ -1,19 +1,24 @@
 """Data sets as TRL's trainers want them: a column `prompt`, and the columns that the reward functions read.
 
 `load_data` takes a name: `testbed`, `reasoning-gym/<task>`, a local file or folder, or a data set of the Hugging Face
-hub.
+hub. What the columns of some thirty public ones mean is known (`known`).
 """
 
+import re
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from ..testbed.arithmetic import make_dataset
+from .golds import choice_gold, math_gold, yes_no_gold
+from .known import BOXED_INSTRUCTION, KnownDataset, known_dataset
+from .problems import as_problem, columns_of, gold_value, report_unread
 from .reasoning_gym import REASONING_GYM, _call, _make_tasks
 
-BOXED_INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 
 # Generated problems of the split "test" use seeds this far from those of "train": reasoning-gym's problem i of seed s
@@ -33,6 +38,7 @@ def load_data(
     instruction: str | None = BOXED_INSTRUCTION,
     conversational: bool = True,
     dataset_kwargs: dict[str, Any] | None = None,
+    reward: str | None = None,
 ) -> Dataset:
     """Load or make the data set `name`.
 
@@ -44,21 +50,28 @@ def load_data(
         config: the configuration of a data set on the hub.
         size: how many problems to make (1000 if `None`), or how many rows to keep after shuffling (all if `None`).
         seed: of the generated problems, or of the shuffle that goes before `size`.
-        prompt_column: the column that holds the problem, as text or as messages. It becomes `prompt`.
+        prompt_column: the column that holds the problem, as text or as messages. It becomes `prompt`. A known data set
+            of the hub needs neither this nor `answer_column`, unless it is to be read otherwise.
         answer_column: the column that holds the answer. It becomes `solution`, the name that TRL's rewards read, in
             place of a column that has this name already. `None` leaves the columns as they are.
         instruction: what to add to a problem that is text, on a line of its own; `None` or "" adds nothing. The
-            testbed's problems stay as they are.
+            default asks for an answer in the style that the known data set's reward reads. The testbed's problems stay
+            as they are.
         conversational: whether a problem that is text becomes a user message, for models with a chat template.
         dataset_kwargs: options of the reasoning-gym task, such as `{"max_terms": 3}`, of `make_dataset` for the
             testbed, or of `datasets.load_dataset`.
+        reward: the name of the reward that reads the golds, `accuracy`, `choice` or `yes_no`: each gold is read once
+            as it will read it. `None` only looks for missing ones, in the column that `answer_column` names.
 
     Returns:
-        A `Dataset` with `prompt` and the other columns. Rows of `reasoning-gym/<task>` have `solution` and `task`, the
+        A `Dataset` with `prompt` and the other columns; of a known data set, `prompt` and those that its reward reads:
+        `solution`, or `tests`, or `nums` and `target`. Rows of `reasoning-gym/<task>` have `solution` and `task`, the
         JSON by which `task_reward` finds the problem again.
 
     Raises:
-        ValueError: for an unknown task, option, path, split or column. The message lists what there is.
+        ValueError: for an unknown task, option, path, split or column: the message lists what there is. For golds that
+            cannot be read: it says how many, and which rows are the first. Known data sets whose proofs have no gold
+            come without those rows, with a warning.
     """
     options = dataset_kwargs or {}
     if name == "testbed" or name.startswith(REASONING_GYM):
@@ -68,11 +81,21 @@ def load_data(
         if name == "testbed":
             return _call("the testbed", make_dataset, 1000 if size is None else size, seed=seed, **options)
         dataset = _make_tasks(name.removeprefix(REASONING_GYM), 1000 if size is None else size, seed, options)
+    elif (known := _known(name, prompt_column, answer_column)) is not None:
+        ask = known.instruction if instruction == BOXED_INSTRUCTION else instruction
+        split, config = _split(known, split), config or known.config
+        dataset = problems_of(known, read_rows(name, split, config, options), name, ask)
+        if size is not None and size < len(dataset):
+            dataset = dataset.shuffle(seed=seed).select(range(size))
+        instruction = None
     else:
-        dataset = _read(name, split, config, options)
+        dataset = read_rows(name, split, config, options)
         if size is not None and size < len(dataset):
             dataset = dataset.shuffle(seed=seed).select(range(size))
         dataset = _rename(dataset, name, {prompt_column: "prompt", answer_column: "solution"})
+        column = next((column for column in ("solution", "answer") if column in dataset.column_names), None)
+        if column is not None and (reward in GOLDS or answer_column is not None):
+            _check_golds(dataset, name, column, answer_column or column, reward)
 
     def as_prompt(row: dict[str, Any]) -> dict[str, Any]:
         prompt = row["prompt"]
@@ -87,7 +110,94 @@ def load_data(
     return dataset.map(as_prompt)
 
 
-def _read(name: str, split: str, config: str | None, options: dict[str, Any]) -> Dataset:
+# The rewards whose golds are read when a data set is loaded, and how.
+GOLDS: dict[str, Callable[[Any], str | None]] = {
+    "accuracy": math_gold,
+    "choice": choice_gold,
+    "yes_no": yes_no_gold,
+}
+
+
+def _check_golds(dataset: Dataset, name: str, column: str, users_name: str, reward: str | None) -> None:
+    """Raise `ValueError` if golds are missing, or of another kind than `reward` reads."""
+
+    def missing(value: Any) -> str | None:
+        return None if value is None or value == "" or value == [] else "something"
+
+    read = GOLDS.get(reward or "", missing)
+    unread = [(row, value) for row, value in enumerate(dataset[column]) if read(value) is None]
+    if unread:
+        wanted = f"the reward {reward}" if reward in GOLDS else "any reward"
+        raise ValueError(
+            f"{report_unread(name, users_name, wanted, unread, len(dataset))}. Drop these rows, or choose another "
+            "answer_column or reward"
+        )
+
+
+def _known(name: str, prompt_column: str, answer_column: str | None) -> KnownDataset | None:
+    """Return what is known of the data set, unless it is a local copy or the user says how to read it."""
+    known = known_dataset(name)
+    if (
+        known is None
+        or Path(name).exists()
+        or answer_column is not None
+        or prompt_column not in ("prompt", known.question)
+    ):
+        return None
+    return known
+
+
+def _split(known: KnownDataset, split: str) -> str:
+    """Return `split`, which may have a slice, with the data set's own names for "train" and "test"."""
+    head = re.match(r"(train|test)\b", split)
+    if head is None:
+        return split
+    own = known.train if head[1] == "train" else known.test
+    if own is None:
+        other = known.test if head[1] == "train" else f"{known.train}[-500:]"
+        raise ValueError(f"{known.name} has no split for {head[1]!r}: take {other!r}, or hold out a slice of it")
+    return own + split[head.end() :]
+
+
+def problems_of(known: KnownDataset, rows: Dataset, name: str, instruction: str | None) -> Dataset:
+    """Return the problems of a known data set: `prompt`, and the columns that its reward reads.
+
+    Args:
+        known: what the columns mean.
+        rows: as the data set has them.
+        name: what errors call the data set.
+        instruction: goes below a problem that is text; `None` or "" adds nothing.
+
+    Raises `ValueError` for missing columns, and for golds that cannot be read, unless the data set is known to have
+    rows without one: these are left out with a warning.
+    """
+    missing = [column for column in columns_of(known) if column not in rows.column_names]
+    if missing:
+        raise ValueError(f"{name} has no column {', '.join(missing)}. It has {', '.join(rows.column_names)}")
+    parts, problems, unread = [], [], []
+    for index, row in enumerate(rows.select_columns(columns_of(known))):
+        problem = as_problem(known, row, index, instruction)
+        if problem is None:
+            unread.append((index, gold_value(known, row)))
+        else:
+            problems.append(problem)
+        if len(problems) == 10_000:  # packed before there are more: some data sets have millions of rows
+            parts.append(Dataset.from_list(problems))
+            problems = []
+    if problems:
+        parts.append(Dataset.from_list(problems))
+    if unread:
+        report = report_unread(name, known.answer, f"the reward {known.reward}", unread, len(rows))
+        if not known.incomplete or not parts:
+            raise ValueError(report)
+        warnings.warn(f"{report}: these rows are left out", stacklevel=3)
+    if not parts:
+        raise ValueError(f"{name} has no rows")
+    return concatenate_datasets(parts)
+
+
+def read_rows(name: str, split: str, config: str | None, options: dict[str, Any]) -> Dataset:
+    """Return the rows of a local file or folder, or of a data set of the hub, as they stand."""
     path = Path(name)
     if path.suffix in FORMATS and not path.is_file():
         raise ValueError(f"there is no file {name}")
@@ -106,7 +216,7 @@ def _read(name: str, split: str, config: str | None, options: dict[str, Any]) ->
 
 
 def _rename(dataset: Dataset, name: str, targets: dict[str | None, str]) -> Dataset:
-    """`dataset` with the columns of `targets` (old name -> new name; `None` is skipped) renamed."""
+    """Return `dataset` with the columns of `targets` (old name -> new name; `None` is skipped) renamed."""
     for old, new in targets.items():
         if old is None:
             continue

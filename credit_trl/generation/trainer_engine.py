@@ -18,7 +18,7 @@ from .engines import Completion, Sampling, own_random_state
 
 
 class Sample(NamedTuple):
-    """Sampled token ids, and their log-probabilities in nats where the engine reports them."""
+    """Hold sampled token ids, and their log-probabilities in nats where the engine reports them."""
 
     ids: list[int]
     logprobs: list[float] | None = None
@@ -34,7 +34,7 @@ class Sample(NamedTuple):
 
 
 class TrainerEngine:
-    """Samples with whichever engine `trainer` generates with, and with the weights that it has now.
+    """Sample with whichever engine `trainer` generates with, and with the weights that it has now.
 
     In distributed training every process has to call `complete` and `sample` equally often and with as many prompts,
     since some engines generate for several processes at once.

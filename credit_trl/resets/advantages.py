@@ -14,7 +14,7 @@ def group_advantages(
     scale_rewards: str = "group",
     multi_objective_aggregation: str = "sum_then_normalize",
 ) -> torch.Tensor:
-    """TRL's advantages with every group normalized on its own, whatever the sizes and the order of the groups.
+    """Return TRL's advantages with every group normalized on its own, whatever the groups' sizes and order.
 
     Equal to TRL's numbers to the bit where every run of `num_generations` rows is one group. With r = sum over f of
     weight[f] * reward[f], and mean and std (Bessel's) over the rows of a group:
@@ -72,7 +72,7 @@ def group_advantages(
 
 
 def _nanstd(x: torch.Tensor, dim: int) -> torch.Tensor:
-    """Standard deviation with Bessel's correction over what is not NaN, NaN for fewer than two; keeps the dimension."""
+    """Return the standard deviation (Bessel's) over what is not NaN; NaN for fewer than two. Keeps the dimension."""
     mean = torch.nanmean(x, dim=dim, keepdim=True)
     count = (~torch.isnan(x)).sum(dim=dim, keepdim=True).to(x.dtype)
     correction = torch.where(count > 1, count / (count - 1), torch.nan)

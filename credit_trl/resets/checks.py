@@ -1,6 +1,7 @@
 """What `SRPOTrainer` makes sure of: whose columns are whose, what says what failed, and that resets are trained."""
 
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,7 +12,11 @@ from .config import SRPOConfig
 from .groups import split_group
 from .records import CompletionRecord
 
+_OURS = ("trl", "transformers", "credit_trl")  # packages
+
 ROLE, STEP = "completion_role", "reset_step"  # columns that the trainer makes
+
+REFUSED = "{} cannot work with reset groups, which are a rollout of text of their own. Leave it out of SRPOTrainer."
 
 LOST_MASK = (
     "The batch came to the loss without 'tool_mask', so that kept prefixes would be trained like what was sampled "
@@ -19,7 +24,12 @@ LOST_MASK = (
     "`_compute_loss` has to hand on all keys of a batch."
 )
 
-_SEAM = ("_generate_and_score_completions", "_generate", "_calculate_rewards")
+
+def refuse_arguments(given: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for an argument of `GRPOTrainer`, by its name, that would sample by other means."""
+    for name in ("rollout_func", "tools", "environment_factory"):
+        if given.get(name):
+            raise ValueError(REFUSED.format(name))
 
 
 def refuse_column(name: str, names: Iterable[str], owner: str) -> None:
@@ -59,21 +69,33 @@ def slicing_notice(functions: Mapping[str, Any], args: SRPOConfig) -> str | None
 
 def check_rolled_out(trainer: GRPOTrainer, records: list[CompletionRecord]) -> None:
     """Raise `RuntimeError` if no rollout with reset groups was made where one was due."""
-    if records:
-        return
-    owners = [
-        (f"{kind.__name__}.{name}", getattr(kind, name)) for kind in (GRPOTrainer, type(trainer)) for name in _SEAM
-    ]
-    foreign = [
-        f"{name} is {method.__module__}'s"
-        for name, method in dict(owners).items()
-        if method.__module__.split(".")[0] not in ("trl", "credit_trl")
-    ]
-    found = f" {'; '.join(foreign)}." if foreign else ""
-    raise RuntimeError(
-        "TRL sampled this batch without calling the rollout with reset groups: it would have been trained as plain "
-        f"GRPO.{found} SRPOTrainer needs TRL's own `_generate_and_score_completions` and `_generate`, which call "
-        "`rollout_func`: do not import the library that replaces them, or train with GRPOTrainer."
+    if not records:
+        raise RuntimeError(
+            "TRL sampled this batch without calling the rollout with reset groups: it would have been trained as plain "
+            f"GRPO. {_advice(trainer, ('_generate_and_score_completions', '_generate'))}"
+        )
+
+
+def check_loss(trainer: GRPOTrainer, mask_arrived: bool) -> None:
+    """Raise `RuntimeError` if a loss was computed past `_compute_loss`, from which TRL's reads the mask of a prefix."""
+    if not mask_arrived:
+        raise RuntimeError(
+            "The loss was computed without the trainer's `_compute_loss`, in which TRL leaves out the kept prefixes. "
+            f"{_advice(trainer, ('compute_loss', '_compute_loss'))}"
+        )
+
+
+def _advice(trainer: GRPOTrainer, names: Iterable[str]) -> str:
+    """Return whose code the methods `names` are where they are not TRL's, and what to do."""
+    methods = {
+        f"{kind.__name__}.{name}": getattr(kind, name) for kind in (GRPOTrainer, type(trainer)) for name in names
+    }
+    modules = {name: getattr(method, "__globals__", {}).get("__name__", "?") for name, method in methods.items()}
+    foreign = [f"{name} is from {module}. " for name, module in modules.items() if module.split(".")[0] not in _OURS]
+    library = "Unsloth, which" if "unsloth" in sys.modules else "whatever"
+    return (
+        f"{''.join(foreign)}SRPOTrainer needs TRL's own {' and '.join(f'`{name}`' for name in names)}: train in a "
+        f"process that does not import {library} replaces them, or with GRPOTrainer."
     )
 
 

@@ -12,7 +12,7 @@ from .localization import check_template
 
 @dataclass
 class SRPOConfig(CreditConfig):
-    """Settings of SRPO, and of RRPO with `localizer="random"` (arXiv 2605.25507).
+    """Configure SRPO, and RRPO with `localizer="random"` (arXiv 2605.25507).
 
     Part of a prompt's completions restart a failed one at one of its steps. All fields that are not listed are TRL's
     and behave as `docs/reference/options.md` says. Defaults that are marked "paper" are the paper's.
@@ -144,7 +144,7 @@ class SRPOConfig(CreditConfig):
 
     def check_options(self) -> None:
         super().check_options()
-        name = type(self).__name__
+        name = SRPOConfig.__name__
         try:
             self._check_groups(name)
             self._check_localization()

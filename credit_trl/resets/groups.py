@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 
 class Seed(NamedTuple):
-    """A failed completion that is cut into a prefix."""
+    """Name a failed completion that is cut into a prefix."""
 
     prompt: int  # index in the batch of all processes
     candidate: int  # index among the prompt's candidates
@@ -22,7 +22,7 @@ class Seed(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """The place of a trained completion."""
+    """Place a trained completion in its group."""
 
     prompt: int  # index in the batch of all processes
     group: int  # number of the group that it is normalized in, unique in that batch
@@ -31,7 +31,7 @@ class Slot(NamedTuple):
 
 @dataclass(frozen=True)
 class GroupPlan:
-    """The layout of a batch of P prompts, by which each phase is run once for all prompts.
+    """Lay out a batch of P prompts, so that each phase is run once for all prompts.
 
     1. Base: the first `base_size` slots of every prompt are fresh and are drawn before the plan is made.
     2. Localization: one call for all `seeds`, which are in the order of the prompts.
@@ -96,9 +96,9 @@ def split_group(num_generations: int, num_reset_prefixes: int, suffixes_per_pref
 def _advice(num_generations: int, num_reset_prefixes: int) -> str:
     """Return what to set for a split that fits into `num_generations`."""
     if num_generations >= 4 * num_reset_prefixes:
-        return "Set suffixes_per_prefix=None, with which half of the completions continue."
+        return "Set suffixes_per_prefix=None, its default, with which half of them continue."
     if num_generations >= 4:
-        return "Set num_reset_prefixes=1 and suffixes_per_prefix=None, with which half of the completions continue."
+        return "Set num_reset_prefixes=1 and suffixes_per_prefix=None, its default, with which half of them continue."
     return (
         f"Set num_reset_prefixes=1 and suffixes_per_prefix={num_generations}, with which there is no base group and "
         "failed completions are drawn."
@@ -167,7 +167,7 @@ def plan_groups(
 
 
 class Reset(NamedTuple):
-    """Where a completion is restarted: steps 1 .. step - 1 are its prefix."""
+    """Say where a completion is restarted: steps 1 .. step - 1 are its prefix."""
 
     step: int  # 1-based
     fallback: bool  # whether it was drawn at random

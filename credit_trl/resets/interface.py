@@ -9,7 +9,7 @@ from ..generation.trainer_engine import Sample
 
 
 class RolloutEngine(Protocol):
-    """Samples, and turns texts into token ids and back, as `TrainerEngine` does."""
+    """Sample, and turn texts into token ids and back, as `TrainerEngine` does."""
 
     @property
     def end_ids(self) -> Collection[int]: ...
@@ -26,7 +26,7 @@ class RolloutEngine(Protocol):
 
 
 class Scores(NamedTuple):
-    """What the reward functions said."""
+    """Hold what the reward functions said."""
 
     rewards: torch.Tensor  # (rows of all processes, functions), NaN where a function did not score
     columns: dict[str, list]  # what they logged for the table of completions, a value for each of this process's rows

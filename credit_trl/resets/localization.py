@@ -16,7 +16,7 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class FailedCompletion:
-    """A completion whose final answer is wrong, as a localizer sees it.
+    """Show a localizer a completion whose final answer is wrong.
 
     Args:
         prompt: as the data set has it, a string or a list of messages.

@@ -9,7 +9,7 @@ from .steps import Step
 
 
 class SeedRecord(NamedTuple):
-    """A failed completion that was cut."""
+    """Record a failed completion that was cut."""
 
     steps: tuple[str, ...]  # the texts of its steps
     first_error: int | None  # 1-based step that the localizer named; None where it named none
@@ -17,7 +17,7 @@ class SeedRecord(NamedTuple):
 
 
 class Localized(NamedTuple):
-    """A failed completion whose first error was asked for."""
+    """Hold a failed completion whose first error was asked for."""
 
     sample: Sample
     steps: list[Step]
@@ -31,7 +31,7 @@ class Localized(NamedTuple):
 
 
 class CompletionRecord(NamedTuple):
-    """A trained completion."""
+    """Record what became of a trained completion."""
 
     prompt: int  # its prompt's index in the batch of all processes
     group: int  # number of the group that it is normalized in, unique in that batch

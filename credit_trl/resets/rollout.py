@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class Rollout:
-    """A rollout of a process's share of a generation batch, which `run` makes.
+    """Roll out a process's share of a generation batch: `run` samples, scores and records it.
 
     Args:
         engine: samples.
         score: scores rows of the data with a column `completion_role`, their prompts' and their completions' token ids.
-        args: the trainer's.
+        args: the trainer's, whose group and length are given apart: TRL takes note of them once.
         inputs: the share's rows, `num_generations` in succession for each prompt.
         localizer, step_delimiter: as in `SRPOTrainer`.
         correctness: column of the rewards that says what failed.
@@ -52,6 +52,8 @@ class Rollout:
     engine: RolloutEngine
     score: Score
     args: "SRPOConfig"
+    num_generations: int
+    max_completion_length: int
     inputs: list[dict[str, Any]]
     localizer: Localizer
     step_delimiter: Delimiter
@@ -68,8 +70,7 @@ class Rollout:
     plan: GroupPlan = field(init=False)  # of all processes
 
     def __post_init__(self):
-        self.G: int = self.args.num_generations  # type: ignore[assignment]  # GRPOConfig sets both
-        self.T: int = self.args.max_completion_length  # type: ignore[assignment]
+        self.G, self.T = self.num_generations, self.max_completion_length
         self.P = len(self.inputs) // self.G
         self.totals = dict.fromkeys(("generated_tokens", "localization_tokens", "seed_draws"), 0.0)  # of this process
 

@@ -18,11 +18,11 @@ _DIP = 3
 
 
 class Step(NamedTuple):
-    """One step of a completion: its tokens are `token_ids[start:end]`, its characters `text`."""
+    """Hold a step of a completion, whose tokens are `token_ids[start:end]`."""
 
     start: int
     end: int
-    text: str
+    text: str  # of these tokens
 
 
 def split_steps(
@@ -73,7 +73,7 @@ def split_steps(
 
 
 def _find_delimiters(text: str, delimiter: Delimiter) -> tuple[list[int], str]:
-    """Ascending offsets after which a step ends, and the text with its delimiters blanked out."""
+    """Return ascending offsets after which a step ends, and the text with its delimiters blanked out."""
     if callable(delimiter):
         offsets = sorted(set(delimiter(text)))
         if offsets and not 0 <= offsets[0] <= offsets[-1] <= len(text):
@@ -88,20 +88,18 @@ def _find_delimiters(text: str, delimiter: Delimiter) -> tuple[list[int], str]:
 
 
 class _Anchor(NamedTuple):
-    """A token boundary that splits no character: the tokens before it decode to text[:characters].
+    """Mark a token boundary that splits no character, from which the text beyond it is read."""
 
-    Text beyond it is read in a window that starts at the anchor before, `context`. The window's first tokens decode to
-    `head`, in which a sentencepiece tokenizer may have lost a leading space; the same is lost in the longer window.
-    """
-
-    tokens: int = 0
-    characters: int = 0
-    context: int = 0
+    tokens: int = 0  # before the boundary
+    characters: int = 0  # of the text that these tokens decode to
+    context: int = 0  # tokens before the anchor before this one, where the window begins in which text is read
+    # Text of the window's first tokens, in which a sentencepiece tokenizer may have lost a leading space; the same is
+    # lost in the longer window.
     head: str = ""
 
 
 def _token_boundaries(ids: list[int], decode: Decode, text: str, offsets: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """The distinct boundaries at or after the ascending `offsets`: (tokens, characters of `text` that they settle)."""
+    """Yield the distinct boundaries at or after the ascending `offsets`: tokens, and the characters they settle."""
     anchor, settled = _Anchor(), 0
     for offset in offsets:
         if offset <= settled:
@@ -119,9 +117,9 @@ def _token_boundaries(ids: list[int], decode: Decode, text: str, offsets: Sequen
 
 
 def _first_boundary(ids: list[int], decode: Decode, text: str, offset: int, anchor: _Anchor) -> int | None:
-    """The smallest number of tokens that settles text[:offset], by doubling the window and then bisecting it.
+    """Return the smallest number of tokens that settles text[:offset]; None where no number does.
 
-    None where no number does. What is found may lie behind a dip, so the tokens before it are tried as well.
+    The window is doubled and then bisected. What is found may lie behind a dip, so the tokens before it are tried too.
     """
     wanted = anchor.head + text[anchor.characters : offset]
 

@@ -6,8 +6,6 @@ rewards of the phases, and the advantages that TRL makes of them are replaced by
 """
 
 import copy
-import functools
-import inspect
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,10 +13,10 @@ from typing import Any
 import torch
 from accelerate.logging import get_logger
 from transformers import PreTrainedModel
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 
 from ..base.resume import ExactResumeMixin
-from ..base.trainer import CreditTrainer
+from ..base.trainer import CreditTrainer, takes_trl_arguments
 from ..generation.trainer_engine import TrainerEngine
 from . import checks
 from .advantages import group_advantages
@@ -29,12 +27,10 @@ from .records import CompletionRecord
 from .rollout import Rollout
 
 logger = get_logger(__name__)
-_POSITIONAL = list(inspect.signature(GRPOTrainer.__init__).parameters)[4:]  # after self, model, reward_funcs, args
-_REFUSED = "{} cannot work with reset groups, which are a rollout of text of their own. Leave it out of SRPOTrainer."
 
 
 class SRPOTrainer(ExactResumeMixin, CreditTrainer):
-    """SRPO and RRPO (arXiv 2605.25507). Defaults: `SRPOConfig`; a plain `GRPOConfig` gets them for the fields it lacks.
+    """Train with reset groups: SRPO, and RRPO (arXiv 2605.25507). Settings and defaults are those of `SRPOConfig`.
 
     Args:
         localizer: a callable that takes a list of `FailedCompletion` and returns the 1-based step of the first error of
@@ -42,8 +38,13 @@ class SRPOTrainer(ExactResumeMixin, CreditTrainer):
         step_delimiter: a callable that takes a completion's text and returns the character offsets after which a step
             ends, instead of `args.step_delimiter`.
 
-    All other arguments are those of `trl.GRPOTrainer`. Reward functions get a `completion_role` column: "base", "reset"
-    (continues a prefix), "fresh" (any other, also in evaluation) or "seed" (drawn to be cut, not trained).
+    All other arguments are those of `trl.GRPOTrainer`; a plain `GRPOConfig` gets the defaults for the fields it lacks.
+    Reward functions get a `completion_role` column: "base", "reset" (continues a prefix), "fresh" (any other, also in
+    evaluation) or "seed" (drawn to be cut, not trained). `rollout_records` says what became of the last batch.
+
+    Raises:
+        ValueError: options that cannot work, by name.
+        RuntimeError: other code than TRL's has sampled or computed the loss, so that resets would be lost.
     """
 
     config_class: type[SRPOConfig] = SRPOConfig
@@ -64,24 +65,21 @@ class SRPOTrainer(ExactResumeMixin, CreditTrainer):
             }"""),
     }
 
-    @functools.wraps(GRPOTrainer.__init__)  # type: ignore[misc]  # editors and notebooks show TRL's parameters
+    @takes_trl_arguments
     def __init__(
         self,
         model,
         reward_funcs=None,
         args: GRPOConfig | None = None,
-        *positional,
+        *,
         localizer: Callable[[list[FailedCompletion]], Sequence[int]] | None = None,
         step_delimiter: Callable[[str], Sequence[int]] | None = None,
         **keywords,
     ):
-        given = dict(zip(_POSITIONAL, positional, strict=False)) | keywords
-        for name in ("rollout_func", "tools", "environment_factory"):
-            if given.get(name):
-                raise ValueError(_REFUSED.format(name))
-        super().__init__(model, reward_funcs, args, *positional, **keywords)
+        checks.refuse_arguments(keywords)
+        super().__init__(model, reward_funcs, args, **keywords)
         if self._is_vlm:
-            raise ValueError(_REFUSED.format("processing_class (multimodal)"))
+            raise ValueError(checks.REFUSED.format("processing_class (multimodal)"))
         self._localizer = check_localizer(self.args.localizer if localizer is None else localizer)  # type: ignore[arg-type]
         if self._localizer == "random" and self.args.seed_selection == "furthest":
             raise ValueError(
@@ -107,19 +105,14 @@ class SRPOTrainer(ExactResumeMixin, CreditTrainer):
         if not self.model.training:
             return super()._generate_and_score_completions(inputs)
         accumulation = self.args.gradient_accumulation_steps
+        # Counts generation batches, several of which may be made for one step, and goes on after a resume.
+        step = self.state.global_step * accumulation + self._step % accumulation
         self._rollout = rollout = Rollout(
-            self._engine,
-            self._score,
-            self.args,
-            inputs,
-            self._localizer,
-            self._step_delimiter,
-            correctness=self._correctness,
-            # Counts generation batches, several of which may be made for one step, and goes on after a resume.
-            step=self.state.global_step * accumulation + self._step % accumulation,
-            rank=self.accelerator.process_index,
-            processes=self.accelerator.num_processes,
-        )
+            self._engine, self._score, self.args,
+            self.num_generations, self.max_completion_length,  # type: ignore[arg-type]  # both are checked to be set
+            inputs, self._localizer, self._step_delimiter, correctness=self._correctness, step=step,
+            rank=self.accelerator.process_index, processes=self.accelerator.num_processes,
+        )  # fmt: skip
         own = {name: value for name, value in vars(self).items() if name == "_calculate_rewards"}  # somebody's patch
         try:
             output = super()._generate_and_score_completions(inputs)
@@ -179,7 +172,14 @@ class SRPOTrainer(ExactResumeMixin, CreditTrainer):
             inputs = [{**row, "completion_role": "fresh"} for row in inputs]
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
 
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        self._mask_arrived = False
+        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        checks.check_loss(self, self._mask_arrived)
+        return loss
+
     def _compute_loss(self, model, inputs):
+        self._mask_arrived = True
         if self.model.training and "tool_mask" not in inputs:
             raise RuntimeError(checks.LOST_MASK)
         return super()._compute_loss(model, inputs)

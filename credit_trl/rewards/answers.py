@@ -1,136 +1,158 @@
 """Verifiable rewards in TRL's reward-function signature, for conversational and for plain-string completions.
 
-A final answer is written as `\\boxed{...}`, which is what the prompts of `credit_trl.data` ask for. `extract_answer` is
-more lenient, as small models often end on a number and never box it.
+A final answer is written as `\\boxed{...}`, which is what the prompts of `credit_trl.data` ask for. `statements` says
+what else counts as one.
 """
 
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from trl import rewards as trl_rewards
-
+from ..data.golds import choice_gold, gold_error, yes_no_gold
+from ..data.latex import boxed_spans, plain_signs
 from ..data.reasoning_gym import score_task
+from .statements import clause, final_part, statement
 
+Completion = str | list[dict[str, Any]]
 RewardFunction = Callable[..., Sequence[float | None]]
 
-_ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?")
+# A clause that is a number, perhaps after "x =" or a currency sign, and before a unit of some words.
+_NUMBER_ALONE = re.compile(
+    r"(?:[^\W\d]\w{0,2}\s*=\s*)?[\s$€£*(]*(-?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?)[$*)]*(?:\s*[^\W\d_]+){0,4}\W*"
+)
 
-# The last "the answer is ..." or "Answer: ..." of a text, up to the end of its line.
-_STATEMENT = re.compile(r"\banswer(?:\s+is\b\s*:?|\s*:)[ \t*]*([^\n]*)", re.IGNORECASE)
-_OPENING = r"[\s$*({\[]*(?:\\(?:text|textbf|mathrm|mathbf|boxed)\s*\{[\s(]*)?"  # what may stand before a letter or word
-_LETTER = re.compile(_OPENING + r"([A-Z])(?=\s*(?:[).:,;}\]*$]|\Z))")  # "B", "(B) 42", "\text{B}.", not "B is wrong"
-_YES_NO = re.compile(_OPENING + r"(yes|no|true|false)\b", re.IGNORECASE)
+# What may stand before a letter or a word, what may close it, and what joins it to a second one.
+_OPENING = r"""[\s$*({\["'`“‘]*(?:\\[(\[])?(?:\\(?:text|textbf|textit|mathrm|mathbf|boxed)\s*\{[\s(]*)*"""
+_CLOSING = r"""[\s$*)}\]"'`”’\\]*"""
+_HEDGES = (
+    r"(?:(?:\\text\{\s*)?\b(?i:or|and|but|maybe|perhaps|possibly|probably|also|it|could|might|may|be|even|no|wait"
+    r"|actually|rather)\b[\s,}]*)"
+)
+_JOINT = rf"(?:[,;/&|+]\s*{_HEDGES}*|[.?!(]?\s*{_HEDGES}+"
+_END = r"""\s*(?:[).:,;}\]*$!?`\\/&|+]|["'”’](?!\w)|\Z)"""
+# "B", "(B) 42", "\text{B}.", "B because ...", "B - Paris", not "B is wrong", "B?", "I'm" or "P(A)"
+_LETTER = re.compile(
+    rf"(?:(?:option|choice|letter)\s+)?{_OPENING}([A-Z])"
+    r"""(?=\s*(?:[).:,;}\]*$!`\\/&|+]|["'”’](?!\w)|\Z)|\s+(?:[(\u2014\u2013-]|(?:because|since|as|due|given|which)\b))"""
+)
+_SMALL_LETTER = re.compile(r"[\s$*({\[`]*([a-z])[\s)}\].$*`]*")
+# A second letter, as in "B, C", "(A) (B)" and "B, or maybe C", and not the text of the choice, as in "(B) I and II".
+_OTHER_LETTER = re.compile(
+    rf"{_CLOSING}{_JOINT}|(?=[(\[]\s*[A-Z]\s*[)\]])){_OPENING}(?!I\s+(?:and|or)\s+[IVX]{{2}})([A-Z])"
+    rf"(?={_END}|\s+(?:or|and)\b)"
+)
+_YES_NO = re.compile(rf"{_OPENING}(yes|no|true|false)\b", re.IGNORECASE)
+_OTHER_WORD = re.compile(rf"{_CLOSING}{_JOINT}|[.?!(]\s*){_OPENING}(yes|no|true|false)\b(?={_END})", re.IGNORECASE)
 _AFTER_ANSWER = re.compile(r"[\s.$*\])]*")  # closes a sentence, a formula or bold type
 
 
-def completion_text(completion: str | list[dict[str, str]]) -> str:
-    """The text of a completion: the string itself, or the content of its last message."""
-    return completion if isinstance(completion, str) else completion[-1]["content"]
+def completion_text(completion: Completion) -> str:
+    """Return the text of a completion: the string itself, or the content of its last message.
 
-
-def boxed_spans(text: str) -> list[tuple[int, int]]:
-    """Start and end of the content of every complete `\\boxed{...}` of `text`; braces inside may nest."""
-    spans = []
-    for match in re.finditer(r"\\boxed\{", text):
-        depth = 1
-        for position in range(match.end(), len(text)):
-            depth += {"{": 1, "}": -1}.get(text[position], 0)
-            if depth == 0:
-                spans.append((match.end(), position))
-                break
-    return spans
+    Content in parts, as vision-language models have it, gives the text of its parts; a message without content, such as
+    a tool call, gives "".
+    """
+    if isinstance(completion, str):
+        return completion
+    content = completion[-1].get("content") if completion else None
+    if isinstance(content, list):
+        return "".join(part.get("text") or "" for part in content)
+    return content or ""
 
 
 def extract_answer(text: str) -> str:
-    """The final answer that `text` states, by the first of these rules that applies:
+    """Return the final answer that `text` states, by the first of these rules that applies:
 
-    1. the content of the last `<answer>...</answer>`;
-    2. the content of the last `\\boxed{...}`;
-    3. the last number: "12 + 7 - 4 = 21 - 4 = 17." gives "17";
-    4. the last line that is not empty.
+    1. what it says to be its answer (`statements.statement`): tags, a box, or a sentence such as "The answer is ...". A
+       sentence gives its number, or else its words up to its end;
+    2. the last number: "12 + 7 - 4 = 21 - 4 = 17." gives "17";
+    3. the last line that is not empty.
+
+    Minus signs of Unicode become "-". Dollar signs inside of tags and boxes stay.
     """
-    tagged = _ANSWER_TAG.findall(text)
-    if tagged:
-        return tagged[-1].strip()
-    spans = boxed_spans(text)
-    if spans:
-        return text[slice(*spans[-1])].strip()
+    stated = statement(text)
+    if stated is not None:
+        content = plain_signs(stated.text)
+        if stated.kind != "sentence":
+            return content
+        content = clause(content)
+        number = _NUMBER_ALONE.fullmatch(content)
+        if content:
+            return number[1] if number else content
+    text = plain_signs(final_part(text))
     numbers = _NUMBER.findall(text)
-    if numbers:
-        return numbers[-1]
-    return text.strip().rpartition("\n")[2].strip()
-
-
-def accuracy_reward(
-    completions: Sequence[str | list[dict[str, str]]],
-    solution: Sequence[str] | None = None,
-    answer: Sequence[str] | None = None,
-    **kwargs: Any,
-) -> list[float | None]:
-    """1.0 where math-verify finds the completion equal to `solution` (or `answer`), 0.0 where not.
-
-    The check is `trl.rewards.accuracy_reward`, whose rules hold: the completion's answer must be LaTeX, best in
-    `\\boxed{...}`, and the reward is `None` where the solution cannot be parsed. Raises `ValueError` when the data set
-    has neither column.
-    """
-    expected = answer if solution is None else solution
-    if expected is None:
-        raise ValueError("accuracy_reward needs a column `solution` or `answer`; name yours with answer_column")
-    messages = [[{"role": "assistant", "content": completion_text(completion)}] for completion in completions]
-    return trl_rewards.accuracy_reward(messages, [str(text) for text in expected], log_extra=kwargs.get("log_extra"))
+    return numbers[-1] if numbers else text.strip().rpartition("\n")[2].strip()
 
 
 def stated_answer(text: str) -> str | None:
-    """What `text` says in so many words to be its answer, by the first of these rules that applies, or `None`:
-
-    1. the content of the last `<answer>...</answer>`;
-    2. the content of the last `\\boxed{...}`;
-    3. the rest of the line after the last "answer is" or "answer:".
-    """
-    tagged = _ANSWER_TAG.findall(text)
-    if tagged:
-        return tagged[-1]
-    spans = boxed_spans(text)
-    if spans:
-        return text[slice(*spans[-1])]
-    statements = _STATEMENT.findall(text)
-    return statements[-1] if statements else None
+    """Return what `text` says in so many words to be its answer (`statements.statement`), or `None`."""
+    stated = statement(text)
+    return None if stated is None else stated.text
 
 
 def extract_choice(text: str) -> str | None:
-    """The capital letter that the stated answer of `text` begins with, as in "(B) because ...", or `None`."""
-    match = _LETTER.match(stated_answer(text) or "")
-    return match[1] if match else None
+    """Return the capital letter that the stated answer of `text` begins with, as in "(B) because ...", or `None`.
+
+    A second letter beside it ("A, B", "(A) or (B)", "B, or maybe C") makes it no choice.
+    """
+    stated = stated_answer(text) or ""
+    small = _SMALL_LETTER.fullmatch(stated)
+    if small:
+        return small[1].upper()
+    match = _LETTER.match(stated)
+    if match is None:
+        return None
+    other = _OTHER_LETTER.match(stated, match.end())
+    return match[1] if other is None or other[1] == match[1] else None
 
 
 def extract_yes_no(text: str) -> str | None:
-    """ "yes" or "no", as the stated answer of `text` begins with it or with "true" or "false", or `None`."""
-    match = _YES_NO.match(stated_answer(text) or "")
+    """Return "yes" or "no", as the stated answer of `text` begins with it or with "true" or "false", or `None`.
+
+    The opposite beside it ("yes or no", "Yes. No.") makes it no answer.
+    """
+    stated = stated_answer(text) or ""
+    match = _YES_NO.match(stated)
     if match is None:
         return None
-    return "yes" if match[1].lower() in ("yes", "true") else "no"
+    word = yes_no_gold(match[1])
+    other = _OTHER_WORD.match(stated, match.end())
+    return word if other is None or yes_no_gold(other[1]) == word else None
 
 
-def choice_reward(
-    completions: Sequence[str | list[dict[str, str]]], solution: Sequence[str], **kwargs: Any
-) -> list[float]:
-    """1.0 where the letter that the completion chooses (`extract_choice`) is `solution`, such as "B", else 0.0."""
-    chosen = [extract_choice(completion_text(completion)) for completion in completions]
-    return [float(letter == expected) for letter, expected in zip(chosen, solution, strict=True)]
+def choice_reward(completions: Sequence[Completion], solution: Sequence[Any], **kwargs: Any) -> list[float]:
+    """Return 1.0 where the letter that the completion chooses (`extract_choice`) is `solution`, else 0.0.
+
+    `solution` names a choice by its letter ("B", "(B)", "b") or as an integer index from 0 (`golds.choice_gold`).
+    Raises `ValueError` that names the row for any other gold.
+    """
+    rewards = []
+    for row, (completion, value) in enumerate(zip(completions, solution, strict=True)):
+        gold = choice_gold(value)
+        if gold is None:
+            raise gold_error("choice_reward", "solution", row, value, "letter and no index of a choice")
+        rewards.append(float(extract_choice(completion_text(completion)) == gold))
+    return rewards
 
 
-def yes_no_reward(
-    completions: Sequence[str | list[dict[str, str]]], solution: Sequence[str], **kwargs: Any
-) -> list[float]:
-    """1.0 where the completion answers (`extract_yes_no`) as `solution`, which is "yes" or "no", else 0.0."""
-    answers = [extract_yes_no(completion_text(completion)) for completion in completions]
-    return [float(answer == expected) for answer, expected in zip(answers, solution, strict=True)]
+def yes_no_reward(completions: Sequence[Completion], solution: Sequence[Any], **kwargs: Any) -> list[float]:
+    """Return 1.0 where the completion answers (`extract_yes_no`) as `solution`, else 0.0.
+
+    `solution` is "yes" or "no" in any case, or true or false (`golds.yes_no_gold`). Raises `ValueError` that names the
+    row for any other gold.
+    """
+    rewards = []
+    for row, (completion, value) in enumerate(zip(completions, solution, strict=True)):
+        gold = yes_no_gold(value)
+        if gold is None:
+            raise gold_error("yes_no_reward", "solution", row, value, "yes and no no")
+        rewards.append(float(extract_yes_no(completion_text(completion)) == gold))
+    return rewards
 
 
-def format_reward(completions: Sequence[str | list[dict[str, str]]], **kwargs: Any) -> list[float]:
-    """1.0 where the completion has exactly one `\\boxed{...}`, not empty, and ends with it; else 0.0.
+def format_reward(completions: Sequence[Completion], **kwargs: Any) -> list[float]:
+    """Return 1.0 where the completion has exactly one `\\boxed{...}`, not empty, and ends with it; else 0.0.
 
     Only what closes a sentence, a formula or bold type may follow the box.
     """
@@ -146,12 +168,12 @@ def format_reward(completions: Sequence[str | list[dict[str, str]]], **kwargs: A
     return rewards
 
 
-def task_reward(completions: Sequence[str | list[dict[str, str]]], task: Sequence[str], **kwargs: Any) -> list[float]:
-    """The reasoning-gym task's own score of the completion's final answer (`extract_answer`), in [0, 1].
+def task_reward(completions: Sequence[Completion], task: Sequence[str], **kwargs: Any) -> list[float]:
+    """Return the reasoning-gym task's own score of the completion's final answer (`extract_answer`), in [0, 1].
 
     `task` is the column that `load_data("reasoning-gym/...")` writes. Many tasks give a little for a wrong answer of
-    the right kind, such as 0.01 for any number. A task whose answers are words needs them boxed or tagged: a number
-    anywhere in the completion goes before its last line.
+    the right kind, such as 0.01 for any number. A task whose answers are words needs them stated: a number anywhere in
+    the completion goes before its last line.
     """
     return [
         score_task(spec, extract_answer(completion_text(completion)))

@@ -5,8 +5,10 @@ import inspect
 from collections.abc import Collection, Sequence
 
 from ..testbed.arithmetic import answer_reward
-from .answers import RewardFunction, accuracy_reward, choice_reward, format_reward, task_reward, yes_no_reward
+from .answers import RewardFunction, choice_reward, format_reward, task_reward, yes_no_reward
 from .code import code_reward
+from .countdown import countdown_reward
+from .mathematics import accuracy_reward
 
 # What TRL passes to every reward function beside the columns of the data set.
 _FROM_TRAINER = {
@@ -17,6 +19,7 @@ REWARDS: dict[str, RewardFunction] = {
     "accuracy": accuracy_reward,
     "choice": choice_reward,
     "code": code_reward,
+    "countdown": countdown_reward,
     "format": format_reward,
     "task": task_reward,
     "testbed": answer_reward,

@@ -90,11 +90,12 @@ class TraceCredit(CreditTrainer):
         return loss
 
     def _get_per_token_logps_and_entropies(self, *args, **kwargs):
-        logps, entropies, aux_loss = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        if self._loss_inputs is not None:
+        computed = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        if self._loss_inputs is not None:  # outside of the loss a library's own method may return something else
             self._loss_inputs.times_asked += 1
+            logps, entropies, _ = computed
             self._assign_credit(logps, entropies, self._loss_inputs)
-        return logps, entropies, aux_loss
+        return computed
 
     def _assign_credit(self, logps: torch.Tensor, entropies: torch.Tensor, inputs: LossInputs) -> None:
         """Replace what the loss is about to read from `inputs` by its traced counterpart."""

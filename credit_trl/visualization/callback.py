@@ -18,7 +18,7 @@ from .reset_tree import Continuation, reset_tree
 
 
 class CompletionCredit(NamedTuple):
-    """A completion of the last loss of a step: its T tokens without padding, and what each of them received."""
+    """Hold a completion of the last loss of a step: its T tokens without padding, and what each of them received."""
 
     prompt: str
     tokens: list[str]
@@ -36,7 +36,7 @@ def full_color(completions: list[CompletionCredit]) -> float:
 
 
 class CreditHeatmapCallback(TrainerCallback):
-    """Draws, every `every` steps, the credit of the tokens of a few completions of the step's last loss.
+    """Draw, every `every` steps, the credit of the tokens of a few completions of the step's last loss.
 
     A token's credit is minus the gradient of the loss with respect to its log-probability, over the root mean square
     of that over the loss tokens: what the step really did, with clipping, masks, KL and traces of any trainer. It is

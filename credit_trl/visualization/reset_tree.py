@@ -7,7 +7,7 @@ from .page import Picture, level, mark, section, visible
 
 
 class Continuation(NamedTuple):
-    """A continuation of a kept prefix."""
+    """Hold a continuation of a kept prefix."""
 
     text: str  # after the prefix
     reward: float

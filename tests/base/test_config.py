@@ -89,6 +89,8 @@ def test_a_users_class_keeps_working_beside_the_methods_fields(trainer_class, ti
     assert names(config) == names(UsersConfig) | names(method)
     # The user's defaults stay, and what the user's class lacks is the method's.
     assert (config.loss_type, config.project) == ("dr_grpo", "sums")
+    assert type(config).__name__ == method.__name__  # refusals say in which class a field is to be set
+    assert type(config).__qualname__ == f"{method.__name__}+UsersConfig"
     ours = names(method) - names(GRPOConfig)
     assert ours and all(getattr(config, name) == defaults_of(method)[name] for name in ours)
     assert defaults_of(config) == defaults_of(method) | defaults_of(UsersConfig)

@@ -51,7 +51,7 @@ def test_the_values_of_a_method_are_fields_of_its_config(name):
 
 EXAMPLE, LINE = (
     textwrap.dedent(block)
-    for block in re.findall(r"^   ```python\n(.*?)^   ```", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.M | re.S)
+    for block in re.findall(r"^    ```python\n(.*?)^    ```", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.M | re.S)
 )
 
 

@@ -67,7 +67,7 @@ def logged(printed: str, name: str) -> list[float]:
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("method", ["grpo_lambda", "s_trace"])
 def test_training_on_word_problems(model_folder, method, tmp_path):
-    arguments = ("--config", "recipes/real_cpu.yaml", "--method", method, "--output_dir", str(tmp_path))
+    arguments = ("--config", "recipes/smollm2_cpu.yaml", "--method", method, "--output_dir", str(tmp_path))
     printed = run(*LAUNCH, *arguments, timeout=1200)
 
     # Completions and rewards are there to see, and the rewards tell completions apart.
@@ -94,7 +94,8 @@ def test_training_on_word_problems(model_folder, method, tmp_path):
 @pytest.mark.timeout(1500)
 def test_reset_groups_on_word_problems(model_folder, tmp_path):
     printed = run(
-        *LAUNCH, "--config", "recipes/srpo_real_cpu.yaml", "--output_dir", str(tmp_path), timeout=1200
+        *LAUNCH, "--config", "recipes/smollm2_cpu.yaml", "--method", "srpo", "--steps_per_generation", "1",
+        "--max_steps", "3", "--output_dir", str(tmp_path), timeout=1200,
     )  # fmt: skip
     table = pd.concat(pd.read_parquet(path) for path in sorted((tmp_path / "completions").glob("*.parquet")))
     assert len(table) == 3 * 16

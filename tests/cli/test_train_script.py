@@ -265,6 +265,12 @@ def test_the_command_line_overrides_the_file_which_overrides_the_method(tmp_path
     assert (run_args.method, args.learning_rate, args.trace_entropy_fraction) == ("s_trace", 3e-6, 0.6)
     _, _, args = parse("--method", "gspo", "--dataset_name", "testbed")
     assert (args.importance_sampling_level, args.loss_type) == ("sequence", "grpo")
+    assert args.epsilon == 0.2  # the testbed's
+    _, _, args = parse("--method", "gspo", "--dataset_name", "testbed", "--model_name_or_path", "some/model")
+    assert args.epsilon == 3e-4
+    recipe.write_text("method: gspo\ndataset_name: testbed\nepsilon: 0.1\n")
+    _, _, args = parse("--config", str(recipe))
+    assert (args.epsilon, args.epsilon_high) == (0.1, 0.2)
     _, _, args = parse("--method", "gspo", "--dataset_name", "testbed", "--loss_type", "dapo")
     assert (args.importance_sampling_level, args.loss_type) == ("sequence", "dapo")
 

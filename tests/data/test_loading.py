@@ -133,3 +133,35 @@ def test_files_of_another_kind_or_content(tmp_path):
     (tmp_path / "broken.jsonl").write_text('{"prompt": "1 + 1"\n{')
     with pytest.raises(ValueError, match=r"cannot read .*broken.jsonl"):
         load_data(str(tmp_path / "broken.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("reward", "golds", "message"),
+    [
+        (
+            None,
+            ["1", "", None],
+            r"2 of 3 golds in the column `result` cannot be read for any reward .row 1: ''; row 2: None",
+        ),
+        ("accuracy", ["1", "N/A", "???"], r"2 of 3 golds .* the reward accuracy .row 1: 'N/A'; row 2: '\?\?\?'"),
+        ("choice", ["A", "B", "Paris"], "1 of 3 golds .* the reward choice .row 2: 'Paris'"),
+        ("choice", [0, 1, -1], "the reward choice .row 2: -1"),
+        ("yes_no", ["yes", "no", "maybe"], "the reward yes_no .row 2: 'maybe'"),
+        ("yes_no", [True, False, None], "the reward yes_no .row 2: None"),
+    ],
+)
+def test_golds_that_cannot_be_read_are_reported_by_row_and_column(reward, golds, message, tmp_path):
+    path = tmp_path / "golds.jsonl"
+    path.write_text("".join(json.dumps({"problem": "?", "result": gold}) + "\n" for gold in golds))
+    with pytest.raises(ValueError, match=message):
+        load_data(str(path), prompt_column="problem", answer_column="result", reward=reward)
+    rest = load_data(str(path), prompt_column="problem", answer_column="result", reward=reward, split="train[:1]")
+    assert rest["solution"][0] == golds[0]
+
+
+def test_golds_under_their_own_name_are_read_where_the_reward_is_named(tmp_path):
+    path = tmp_path / "golds.jsonl"
+    path.write_text(json.dumps({"prompt": "?", "answer": "N/A"}))
+    assert load_data(str(path)).num_rows == 1
+    with pytest.raises(ValueError, match="1 of 1 golds in the column `answer` cannot be read for the reward accuracy"):
+        load_data(str(path), reward="accuracy")

@@ -9,17 +9,12 @@ import pytest
 from datasets import Dataset
 
 from credit_trl import rewards
-from credit_trl.data.loading import BOXED_INSTRUCTION, load_data
+from credit_trl.data.known import BOXED_INSTRUCTION, CHOICE_INSTRUCTION, CODE_INSTRUCTION, YES_NO_INSTRUCTION
+from credit_trl.data.loading import load_data
 from credit_trl.evaluation import tasks
 from credit_trl.evaluation.estimators import maj_at_k
 from credit_trl.evaluation.scoring import score
-from credit_trl.evaluation.tasks import (
-    BENCHMARKS,
-    CHOICE_INSTRUCTION,
-    CODE_INSTRUCTION,
-    YES_NO_INSTRUCTION,
-    load_benchmark,
-)
+from credit_trl.evaluation.tasks import BENCHMARKS, load_benchmark
 from credit_trl.testbed import Problem
 
 GPQA = {
@@ -47,7 +42,7 @@ LIVE = {
 CASES = {
     "math500": ([{"problem": "Half of one?", "answer": "\\frac{1}{2}"}], "\\boxed{0.5}", "\\boxed{2}"),
     "aime24": ([{"problem": "?", "answer": "033"}], "\\boxed{33}", "\\boxed{34}"),
-    "aime25": ([{"problem": "?", "answer": "70"}], "\\boxed{70}", "70"),
+    "aime25": ([{"problem": "?", "answer": "70"}], "\\boxed{70}", "\\boxed{7, 0}"),
     "amc23": ([{"question": "?", "answer": 27.0}], "\\boxed{27}", "\\boxed{28}"),
     "minerva": ([{"question": "?", "answer": "4.5e33"}], "\\boxed{4.5e33}", "\\boxed{4.5}"),
     "olympiadbench": ([{"question": "?", "final_answer": ["1", "-1"]}], "\\boxed{-1, 1}", "\\boxed{1}"),
@@ -56,6 +51,11 @@ CASES = {
     "gpqa_diamond": ([GPQA], None, None),
     "csqa": ([CSQA], "It is \\boxed{C}", "\\boxed{B}"),
     "mmlu_pro": ([MMLU_PRO], "The answer is (D).", "The answer is (A)."),
+    "arc_challenge": (
+        [CSQA | {"answerKey": "3"} | {"choices": {"label": ["1", "2", "3"], "text": ["x", "y", "z"]}}],
+        "\\boxed{(C)}",
+        "\\boxed{A, C}",
+    ),
     "strategyqa": ([{"question": "Do birds fly?", "answer": True}], "\\boxed{\\text{Yes}}", "\\boxed{no}"),
     "livecodebench": ([LIVE], None, None),
 }
@@ -131,10 +131,37 @@ def test_limit_takes_a_part_that_the_seed_says(tmp_path):
     assert answers(0) == answers(0) != answers(1)
 
 
-def test_problems_whose_answer_cannot_be_read_have_no_score(tmp_path):
-    write(tmp_path, "math500", [{"problem": "?", "answer": ""}])
-    row = load_benchmark("math500", data_dir=tmp_path)[0]
-    assert score("accuracy", ["\\boxed{1}"], [row]) == ([None], [None])
+@pytest.mark.parametrize(
+    ("gold", "right", "wrong"),
+    [
+        ("\\$18.90", "\\boxed{18.90}", "\\boxed{1890}"),
+        ("\\$18.90", "\\boxed{\\$18.90}", "\\boxed{\\$18}"),
+        ("\\$ 1,250", "\\boxed{1250}", "\\boxed{1, 25}"),
+        ("2\\sqrt{5}", "\\boxed{2\\sqrt{5}}", "\\boxed{2}"),
+        ("(3,5)", "\\boxed{(3,5)}", "\\boxed{(5,3)}"),
+        ("\\text{Evelyn}", "\\boxed{Evelyn}", "\\boxed{Eve}"),
+        ("10\\%", "\\boxed{10\\%}", "\\boxed{11\\%}"),
+    ],
+)
+def test_golds_of_math_are_read_as_in_training(gold, right, wrong, tmp_path):
+    (row,) = load_benchmark("math500", data_dir=write(tmp_path, "math500", [{"problem": "?", "answer": gold}]))
+    assert score("accuracy", [right, wrong], [row] * 2)[0] == [1.0, 0.0]
+    assert rewards.accuracy_reward([right, wrong], solution=[gold] * 2) == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "right"),
+    [
+        ("csqa", CSQA | {"answerKey": "c"}, "\\boxed{C}"),
+        ("csqa", CSQA | {"answerKey": "(C)"}, "\\boxed{C}"),
+        ("mmlu_pro", MMLU_PRO | {"answer": "4"}, "\\boxed{D}"),
+        ("strategyqa", {"question": "?", "answer": "Yes"}, "\\boxed{yes}"),
+        ("strategyqa", {"question": "?", "answer": 0}, "\\boxed{no}"),
+    ],
+)
+def test_choices_and_yes_no_in_other_forms(name, row, right, tmp_path):
+    (problem,) = load_benchmark(name, data_dir=write(tmp_path, name, [row]))
+    assert score(BENCHMARKS[name].scorer, [right, "\\boxed{?}"], [problem] * 2)[0] == [1.0, 0.0]
 
 
 def test_equal_mathematical_answers_are_one_vote():
@@ -184,7 +211,7 @@ def test_livecodebench_brings_public_and_private_tests(with_code, tmp_path):
         {"input": "3\n", "output": "6\n", "testtype": "stdin"},
     ]
     assert second["prompt"].endswith("```python\nclass Solution:\n    def twice(self, n):\n```")
-    assert [test["fn_name"] for test in json.loads(second["tests"])] == ["Solution().twice"] * 2
+    assert [test["fn_name"] for test in json.loads(second["tests"])] == ["twice"] * 2
     assert score("code", ["```python\n```"], [first]) == ([1.0], None)
 
 
@@ -202,14 +229,24 @@ def test_packed_tests_cannot_run_code(tmp_path):
 @pytest.mark.parametrize(
     ("name", "rows", "message"),
     [
-        ("math500", [{"question": "?", "answer": "1"}], "no column 'problem'. It has question, answer"),
-        ("math500", [{"problem": "?"}], "no column answer. It has prompt"),
+        ("math500", [{"question": "?", "answer": "1"}], "no column problem. It has question, answer"),
+        ("math500", [{"problem": "?"}], "no column answer. It has problem"),
+        (
+            "math500",
+            [{"problem": "?", "answer": text} for text in ("1", "", "N/A")],
+            "2 of 3 golds in the column `answer`",
+        ),
+        ("strategyqa", [{"question": "?", "answer": "maybe"}], "the reward yes_no .row 0: 'maybe'"),
         (
             "gpqa_diamond",
             [{"Question": "?", "Correct Answer": "1"}],
             "no column Incorrect Answer 1, Incorrect Answer 2",
         ),
-        ("csqa", [CSQA | {"answerKey": "D"}], "has the choices ABC, and its answer is 'D'"),
+        (
+            "csqa",
+            [CSQA | {"answerKey": "D"}],
+            "1 of 1 golds in the column `answerKey` cannot be read for the reward choice .row 0: 'D'",
+        ),
     ],
 )
 def test_files_of_another_kind(name, rows, message, tmp_path):
@@ -229,11 +266,11 @@ def test_unknown_names_and_missing_files(tmp_path):
 def test_the_hub_is_asked_for_the_benchmarks_own_place(monkeypatch):
     asked = []
 
-    def load(name, **options):
-        asked.append((name, options["config"], options["split"]))
-        return Dataset.from_list([{"prompt": "?", "answer": "#### 3"}])
+    def read(name, split, config, options):
+        asked.append((name, config, split))
+        return Dataset.from_list([{"question": "?", "answer": "#### 3"}])
 
-    monkeypatch.setattr(tasks, "load_data", load)
+    monkeypatch.setattr(tasks, "read_rows", read)
     (row,) = load_benchmark("gsm8k", conversational=False)
     assert asked == [("openai/gsm8k", "main", "test")]
     assert row == {"prompt": f"?\n{BOXED_INSTRUCTION}", "solution": "3"}

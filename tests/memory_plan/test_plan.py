@@ -234,7 +234,7 @@ def test_the_command_says_fits(tiny, capsys):
 
 def test_the_command_says_what_does_not_fit_and_what_helps(tiny, capsys):
     arguments = [
-        "--config_file", f"{ACCELERATE}/cpu.yaml", "--config", f"{RECIPES}/real_cpu.yaml", "--model", tiny,
+        "--config_file", f"{ACCELERATE}/cpu.yaml", "--config", f"{RECIPES}/smollm2_cpu.yaml", "--model", tiny,
         "--max_completion_length", "2048", "--use_peft", "false", "--reserve_gib", "0",
     ]  # fmt: skip
     assert main([*arguments, "--memory_gib", "8"]) == 0

@@ -68,7 +68,7 @@ def roll(script, prompts, localizer="random", **options):
     engine = Engine(script)
     scorer = Scorer(engine)
     inputs = [{"prompt": prompt, "answer": [number]} for number, prompt in enumerate(prompts) for _ in range(4)]
-    made = Rollout(engine, scorer, args, inputs, localizer, "|")
+    made = Rollout(engine, scorer, args, 4, 9, inputs, localizer, "|")
     made.run([row["prompt"] for row in inputs])
     return made, engine, scorer
 
@@ -135,7 +135,7 @@ def test_what_is_logged_is_an_average_over_trained_completions():
         "unused", use_cpu=True, bf16=False, report_to="none", num_generations=8, suffixes_per_prefix=6,
         max_completion_length=9, step_delimiter="|",
     )  # fmt: skip
-    made = Rollout(engine, scorer, args, [{"prompt": "p"}] * 8, "random", "|")
+    made = Rollout(engine, scorer, args, 8, 9, [{"prompt": "p"}] * 8, "random", "|")
     made.run(["p"] * 8)
     assert [len(call) for call in scorer.calls] == [2, 6]
     assert len(made.logged["share"]) == 8

@@ -1,5 +1,7 @@
 """What scripts, reward functions, subclasses and libraries of strangers do to a rollout: as in TRL, or refused."""
 
+import sys
+
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
@@ -230,7 +232,6 @@ def test_a_reward_function_cannot_log_a_column_of_ours(by_hand, name):
 
 
 def patched(monkeypatch, name, replacement):
-    replacement.__module__ = "fast_library.patches"
     monkeypatch.setattr(GRPOTrainer, name, replacement)
 
 
@@ -243,7 +244,9 @@ def generate_without_rollout(self, prompts):
 def test_a_library_that_samples_by_itself_is_an_error(make, monkeypatch):
     patched(monkeypatch, "_generate", generate_without_rollout)
     trainer = make()
-    with pytest.raises(RuntimeError, match=r"plain GRPO\. GRPOTrainer\._generate is fast_library\.patches's\."):
+    with pytest.raises(
+        RuntimeError, match=r"plain GRPO\. GRPOTrainer\._generate is from tests\.resets\.test_strangers\."
+    ):
         trainer.train()
     assert trainer.state.global_step == 0
 
@@ -256,7 +259,7 @@ def test_a_library_that_makes_batches_by_itself_is_an_error(make, monkeypatch):
         return batch | {"advantages": torch.ones(len(inputs)), "num_items_in_batch": ids.sum()}
 
     patched(monkeypatch, "_generate_and_score_completions", batch)
-    with pytest.raises(RuntimeError, match=r"GRPOTrainer\._generate_and_score_completions is fast_library\.patches's"):
+    with pytest.raises(RuntimeError, match=r"GRPOTrainer\._generate_and_score_completions is from tests\.resets"):
         make().train()
 
 
@@ -291,6 +294,20 @@ def test_a_batch_without_its_mask_is_an_error(by_hand, monkeypatch, lost):
     with pytest.raises(RuntimeError, match=r"^The batch came to the loss without 'tool_mask'"):
         trainer.train()
     same_weights(trainer.model.state_dict(), before)
+
+
+def test_a_loss_that_goes_past_the_mask_is_an_error(by_hand, monkeypatch):
+    def loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        return model(inputs["completion_ids"]).logits.mean()
+
+    patched(monkeypatch, "compute_loss", loss)
+    trainer = by_hand()
+    with pytest.raises(RuntimeError, match=r"leaves out the kept prefixes\. GRPOTrainer\.compute_loss is from tests"):
+        trainer.train()
+    monkeypatch.setitem(sys.modules, "unsloth", None)
+    trainer.counts.clear()
+    with pytest.raises(RuntimeError, match="does not import Unsloth, which replaces them"):
+        trainer.train()
 
 
 def test_a_batch_with_another_mask_is_an_error(by_hand, monkeypatch):

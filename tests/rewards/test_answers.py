@@ -5,7 +5,8 @@ import sys
 import pytest
 
 from credit_trl.data.loading import load_data
-from credit_trl.rewards.answers import accuracy_reward, extract_answer, format_reward, task_reward
+from credit_trl.rewards.answers import extract_answer, format_reward, task_reward
+from credit_trl.rewards.mathematics import accuracy_reward
 from credit_trl.rewards.registry import check_columns, load_reward
 from credit_trl.testbed.arithmetic import answer_reward
 

@@ -111,17 +111,17 @@ if __name__ == "__main__": input()
 
 def test_a_program_may_leave_by_exit_as_scripts_do():
     assert reward("print(input())\nexit()", ECHO) == reward("print(input()); quit(0)", ECHO) == 1.0
-    assert reward("print(input()); exit(1)", ECHO) == 0.0
+    assert reward("print(input()); exit(1)", ECHO) == 1.0  # as in LiveCodeBench
     assert reward("def f(x): return x + 1 if x else exit()", "assert f(1) == 2", "assert f(0) == 1") == 0.5
     raises = "try:\n    f(0)\nexcept RuntimeError as error:\n    assert str(error) == '3'\nelse:\n    assert False"
     assert reward("def f(x): exit(3)", raises) == 1.0
 
 
-def test_white_space_at_the_end_does_not_count_and_an_error_does():
+def test_white_space_around_lines_does_not_count_and_an_error_does():
     assert reward("print('a  \\nb\\n')", {"input": "", "output": "a\nb"}) == 1.0
-    assert reward("print('a\\n b')", {"input": "", "output": "a\nb"}) == 0.0
+    assert reward("print('a\\n\\nb')", {"input": "", "output": "a\nb"}) == 0.0
     assert reward("print(input()); 1 / 0", ECHO) == 0.0
-    assert reward("print(input()); raise SystemExit(2)", ECHO) == 0.0
+    assert reward("print(input()); import os; os._exit(2)", ECHO) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,8 @@ from credit_trl import (
     token_credit,
     token_texts,
 )
-from credit_trl.visualization.callback import CompletionCredit, full_color
+from credit_trl.resets import CompletionRecord, Reset, SeedRecord
+from credit_trl.visualization.callback import CompletionCredit, full_color, reset_trees
 from credit_trl.visualization.page import LEVELS, level, palette, visible
 from credit_trl.visualization.raster import COLUMNS, MAX_LINES, heatmap_image
 from tests.helpers.training import QUIET_ON_CPU
@@ -544,6 +545,52 @@ def test_every_tracker_that_is_reported_to_gets_the_picture(tiny_model, prompts,
     assert logged[0][1] == logged[1][1] == entry
     tag, image, step = logged[2][1]
     assert (tag, step) == ("credit", 1) and np.array_equal(image, heatmap_image(found, full_color(found)))
+
+
+@pytest.mark.parametrize(("trainer_class", "config_class"), [(GRPOTrainer, GRPOConfig), (SRPOTrainer, SRPOConfig)])
+def test_no_method_of_the_trainer_is_replaced_while_it_is_watched(
+    trainer_class, config_class, tiny_model, prompts, tmp_path
+):
+    """Not on the trainer, not on its class, and the model's hook goes with the step."""
+    trainer, callback = watched(trainer_class, config_class, tiny_model, prompts, tmp_path, max_steps=2)
+    methods = {name: getattr(trainer_class, name) for name in dir(trainer_class)}
+    own = {name for name, value in vars(trainer).items() if callable(value)}
+    hooks, seen = dict(trainer.model._forward_hooks), []
+
+    def look(model, arguments, output):
+        seen.append({name for name, value in vars(trainer).items() if callable(value)} - own)
+        assert {name: getattr(trainer_class, name) for name in dir(trainer_class)} == methods
+
+    trainer.model.register_forward_hook(look)
+    trainer.train()
+    assert len(callback.drawn) == 2 and set().union(*seen) <= {"rollout_func", "_calculate_rewards"}
+    assert len(trainer.model._forward_hooks) == len(hooks) + 1
+
+
+def test_trees_are_drawn_from_the_records_alone():
+    """Largest advantages first; a random reset is called so, and an empty completion has nothing to be cut."""
+    first = SeedRecord(("a|", "b|", "c"), 2, Reset(2, False))
+    other = SeedRecord(("d|", "e"), None, Reset(1, True))
+    empty = SeedRecord((), None, Reset(1, True))
+
+    def record(group, role, text, prefix_length, reward, seed, advantage):
+        return CompletionRecord(
+            0, group, role, [65, 66], list(map(ord, text)), prefix_length, reward, True, seed, advantage
+        )
+
+    records = [
+        record(0, "base", "zz", 0, 1.0, None, 9.0),
+        record(1, "reset", "a|x", 2, 1.0, first, 0.5),
+        record(1, "reset", "a|y", 2, 0.0, first, -0.5),
+        record(2, "reset", "f", 0, 0.25, other, 2.0),
+        record(3, "reset", "g", 0, 0.0, empty, 7.0),
+    ]
+    pictures = reset_trees(records, lambda ids: "".join(map(chr, ids)))
+    texts = [re.sub(r"<[^>]*>", " ", picture.body) for picture in pictures]
+    assert len(texts) == 2 and all("AB" in text for text in texts)
+    assert "random step" in texts[0] and "reward 0.25, advantage +2" in texts[0]
+    assert "named as wrong" in texts[1]
+    assert re.search(r"reward 1, advantage \+0\.5\s+x\s.*reward 0, advantage -0\.5\s+y", texts[1])
 
 
 def test_numbers_below_one_are_refused(tiny_model, prompts, tmp_path):

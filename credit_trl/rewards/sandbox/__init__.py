@@ -18,12 +18,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-# As `python program.py` would run it, but with `exit` and `quit`, which are not there under -S.
+from .rules import PRELUDE, SAME, prints_the_same
+
+# As `python program.py` would run it, but with `exit` and `quit`, which are not there under -S. Whatever it exits with
+# is well, as in LiveCodeBench's `call_method`.
 _SCRIPT = """
 import site
 site.setquit()
 del site
-exec(compile(open("/program/code.py", "rb").read(), "/program/code.py", "exec"))
+try:
+    exec(compile(open("/program/prelude.py", "rb").read(), "/program/prelude.py", "exec"))
+    exec(compile(open("/program/code.py", "rb").read(), "/program/code.py", "exec"))
+except SystemExit:
+    pass
 """
 _LAUNCHER = Path(__file__).with_name("launcher.py")
 _REMOTE = Path(__file__).with_name("remote.py")
@@ -125,30 +132,32 @@ def _finish(process: subprocess.Popen[bytes], most_bytes: int = 0) -> tuple[byte
 
 
 def run_script(code: str, stdin: str, expected: str, limits: Limits) -> bool:
-    """Whether the script `code` ends well and prints `expected` (up to white space at the ends of lines and of all)."""
+    """Return whether the script `code` ends well and prints `expected`.
+
+    The outputs are compared by `rules.prints_the_same`.
+    """
+    files = {"main.py": _SCRIPT, "prelude.py": PRELUDE, "code.py": code}
     most_bytes = 2 * len(expected.encode(errors="surrogatepass")) + _SLACK_BYTES
     with tempfile.TemporaryDirectory() as root:
         path = Path(root, "stdin")  # the sandbox's root hides it
         path.write_bytes(stdin.encode(errors="surrogatepass"))
         with path.open("rb") as file:  # read-only: a file of the host must not be written to
-            output, status = _finish(_start({"main.py": _SCRIPT, "code.py": code}, limits, (), root, file), most_bytes)
-    return status == 0 and len(output) < most_bytes and _lines(output.decode(errors="replace")) == _lines(expected)
-
-
-def _lines(text: str) -> list[str]:
-    return [line.rstrip() for line in text.strip().split("\n")]
+            output, status = _finish(_start(files, limits, (), root, file), most_bytes)
+    return status == 0 and len(output) < most_bytes and prints_the_same(output.decode(errors="replace"), expected)
 
 
 def run_assertions(code: str, tests: Sequence[str], limits: Limits) -> list[bool]:
-    """Which of `tests`, each a piece of test code such as `assert f(1) == 2`, run to their end when they call `code`.
+    """Return which of `tests`, pieces of test code such as `assert f(1) == 2`, run to their end when they call `code`.
 
     All of them share one process of `code` and the time limit; those that it does not reach have failed.
     """
     ours, theirs = socket.socketpair()
     remote = _REMOTE.read_text()
+    # Other test code than LiveCodeBench's is run by graders that import nothing for the program.
+    prelude = PRELUDE if any(SAME in test for test in tests) else ""
     with ours, theirs, tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
         worker = _start(
-            {"main.py": remote, "code.py": code},
+            {"main.py": remote, "prelude.py": prelude, "code.py": code},
             limits,
             ["worker", str(theirs.fileno())],
             one,
@@ -197,7 +206,7 @@ def check_sandbox() -> None:
 def run_tests(
     code: str, tests: Iterable[str | tuple[str, str]], limits: Limits, stop_early: bool = False
 ) -> list[bool]:
-    """Which of `tests` the code passes: pieces of test code, or pairs of a standard input and the expected output.
+    """Return which of `tests` the code passes: pieces of test code, or pairs of standard input and expected output.
 
     With `stop_early`, scripts are not run any more after the first failure and count as failed. So do those that
     `limits.total_timeout` leaves no time for.

@@ -8,8 +8,11 @@ the socket between the two, and never in the trainer's process. One request or r
 
 import ast
 import builtins
+import functools
 import json
+import math
 import os
+import re
 import site
 import socket
 import sys
@@ -21,7 +24,7 @@ SEQUENCES: dict[str, Any] = {"list": list, "tuple": tuple, "set": set, "frozense
 
 
 def pack(value: Any, reference: Callable[[Any], int]) -> Any:
-    """`value` as JSON: plain values by content, any other object by the number that `reference` gives it."""
+    """Return `value` as JSON: plain values by content, any other object by the number that `reference` gives it."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     for name, kind in SEQUENCES.items():
@@ -35,7 +38,7 @@ def pack(value: Any, reference: Callable[[Any], int]) -> Any:
 
 
 def unpack(packed: Any, find: Callable[[int], Any]) -> Any:
-    """The value that `pack` packed, of built-in types; `find` gives the object of a number."""
+    """Return the value that `pack` packed, of built-in types; `find` gives the object of a number."""
     if not isinstance(packed, list):
         return packed
     kind, *items = packed
@@ -46,11 +49,12 @@ def unpack(packed: Any, find: Callable[[int], Any]) -> Any:
     return bytes.fromhex(items[0]) if kind == "bytes" else find(items[0])
 
 
-def serve(channel: TextIO, code: bytes) -> None:
+def serve(channel: TextIO, prelude: bytes, code: bytes) -> None:
     """Run `code`, then answer requests for its attributes and calls until the judge hangs up."""
     module = types.ModuleType("solution")  # not "__main__": what runs only as a script is not under test
     sys.modules["solution"] = module
     site.setquit()  # `exit` and `quit`, which are not there under -S
+    exec(compile(prelude, "prelude.py", "exec"), module.__dict__)  # nosec B102
     exec(compile(code, "solution.py", "exec"), module.__dict__)  # what this process is for  # nosec B102
     objects: list[Any] = [module]
 
@@ -107,13 +111,76 @@ class Remote:
         return value._number
 
 
+def call_solution(solution: Remote, name: str, arguments: list) -> Any:
+    """Call the method of the class `Solution` where the code has one, or else its function, as LiveCodeBench does."""
+    try:
+        owner = solution.Solution
+    except AttributeError:
+        return getattr(solution, name)(*arguments)
+    return getattr(owner(), name)(*arguments)
+
+
+def same_result(value: Any, expected: Any) -> bool:
+    """Return whether a result is the expected value from JSON: tuples are lists, and floats may differ by rounding.
+
+    LiveCodeBench's `grade_call_based` takes an outer tuple for a list, the grader of APPS inner ones too.
+    """
+    if isinstance(value, list | tuple) and isinstance(expected, list | tuple):
+        return len(value) == len(expected) and all(map(same_result, value, expected))
+    if isinstance(value, dict) and isinstance(expected, dict):
+        return value.keys() == expected.keys() and all(same_result(value[key], expected[key]) for key in expected)
+    if isinstance(value, float) and isinstance(expected, int | float):
+        return value == expected or math.isclose(value, expected, rel_tol=1e-9, abs_tol=1e-9)
+    return bool(value == expected)
+
+
+class Raises:
+    """`pytest.raises`, which is not there in the sandbox: the block must raise one of `kinds`."""
+
+    def __init__(self, kinds: Any, match: str | None = None) -> None:
+        self.kinds, self.match, self.value = kinds, match, None
+
+    def __enter__(self) -> "Raises":
+        return self
+
+    def __exit__(self, kind: Any, value: Any, traceback: Any) -> bool:
+        if kind is None:
+            raise AssertionError("nothing was raised")
+        self.value = value
+        return issubclass(kind, self.kinds) and (self.match is None or re.search(self.match, str(value)) is not None)
+
+
+def stand_in_for_pytest() -> types.ModuleType:
+    """Return a module with what tests of data sets use of pytest: `raises`, `approx` and `main`."""
+    module = types.ModuleType("pytest")
+    vars(module).update(raises=Raises, approx=Approximately, main=lambda *arguments: 0)
+    return module
+
+
+class Approximately:
+    """`pytest.approx` of a number or a list of them, with its default tolerances."""
+
+    def __init__(self, expected: Any, rel: float = 1e-6, abs: float = 1e-12) -> None:
+        self.expected, self.rel, self.abs = expected, rel, abs
+
+    def __eq__(self, value: object) -> bool:
+        if isinstance(self.expected, list | tuple):
+            items = [Approximately(item, self.rel, self.abs) for item in self.expected]
+            return isinstance(value, list | tuple) and list(value) == items
+        return isinstance(value, int | float) and math.isclose(value, self.expected, rel_tol=self.rel, abs_tol=self.abs)
+
+
 def passes(test: str, solution: Remote) -> bool:
-    """Whether `test` runs to its end.
+    """Return whether `test` runs to its end, and so do the functions `test_...` that it defines, as pytest calls them.
 
     Names that it uses come from the code under test, except built-ins and standard modules: a solution that defines
     `abs` or `math` must not decide what the tests mean by them.
     """
-    namespace: dict[str, Any] = {"__name__": "tests"}
+    namespace: dict[str, Any] = {
+        "__name__": "tests",
+        "__call_solution__": functools.partial(call_solution, solution),
+        "__same_result__": same_result,
+    }
     try:
         tree = ast.parse(test)
         used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
@@ -126,6 +193,9 @@ def passes(test: str, solution: Remote) -> bool:
             except AttributeError:
                 continue  # the test defines it, or fails with a NameError
         exec(compile(tree, "tests.py", "exec"), namespace)  # in a sandbox of its own  # nosec B102
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                namespace[node.name]()
         solution._ask(name="__name__")  # a test that calls nothing fails too where the code does not load or has ended
     except BaseException:  # a test fails by raising, whatever it raises
         return False
@@ -136,8 +206,11 @@ def judge(channel: TextIO, tests: list[str]) -> None:
     """Write `1` or `0` for every test to the standard output, which the tests themselves cannot reach by printing."""
     verdicts = os.dup(1)
     os.dup2(os.open("/dev/null", os.O_WRONLY), 1)
+    sys.modules["pytest"] = stand_in_for_pytest()
     for test in tests:
-        os.write(verdicts, b"1" if passes(test, Remote(channel, 0)) else b"0")
+        solution: Any = Remote(channel, 0)
+        sys.modules["solution"] = solution  # tests that import it, as KodCode's do
+        os.write(verdicts, b"1" if passes(test, solution) else b"0")
 
 
 def main() -> None:
@@ -145,8 +218,8 @@ def main() -> None:
     role, descriptor = sys.argv[1], int(sys.argv[2])
     with socket.socket(fileno=descriptor).makefile("rw", encoding="utf-8") as channel:
         if role == "worker":
-            with open("/program/code.py", "rb") as file:
-                serve(channel, file.read())
+            with open("/program/prelude.py", "rb") as prelude, open("/program/code.py", "rb") as file:
+                serve(channel, prelude.read(), file.read())
         else:
             with open("/program/tests.json", encoding="utf-8") as file:
                 judge(channel, json.load(file))

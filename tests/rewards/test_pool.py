@@ -1,0 +1,141 @@
+"""The processes that compare answers: they start when needed, are replaced when they die, and end with their parent."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from credit_trl.rewards import equality, pool
+from credit_trl.rewards.pool import Pool, compare
+
+PAIR = (r"\pi + \pi", r"2\pi")
+# Loads the module by its path, as importing the package loads torch. No guard for `__main__`: a pool that imports the
+# script again would never end.
+SCRIPT = f"""
+import importlib.util, multiprocessing, os, sys, threading, time
+spec = importlib.util.spec_from_file_location("pool", {pool.__file__!r})
+pool = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(pool)
+PAIR = {PAIR!r}
+def score():
+    (told,) = pool.compare([PAIR])
+    print("pid", pool._pool.processes[0].program.pid, told[0], flush=True)
+    return told[0]
+score()
+"""
+
+
+def run(rest: str, **options) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", SCRIPT + rest], stdout=subprocess.PIPE, text=True, **options)
+
+
+def pids(text: str) -> list[int]:
+    return [int(line.split()[1]) for line in text.splitlines() if line.startswith("pid") and line.endswith("True")]
+
+
+def running(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until_gone(pid: int) -> None:
+    end = time.monotonic() + 20
+    while running(pid):
+        assert time.monotonic() < end, f"process {pid} still runs"
+        time.sleep(0.1)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("rest", "scores"),
+    [
+        ("", 1),
+        ("os.kill(os.getpid(), 9)", 1),
+        ("raise SystemExit(3)", 1),
+        ("os._exit(0)", 1),
+        # a forked child, such as a data loader's, starts its own, and its parent's goes on
+        ("pid = os.fork()\nscore()\nif pid: os.waitpid(pid, 0); score()", 4),
+        # daemonic processes may not have children of multiprocessing
+        ("p = multiprocessing.get_context('fork').Process(target=score, daemon=True); p.start(); p.join()", 2),
+        ("t = threading.Thread(target=score); t.start(); t.join()", 2),
+        # a long computation under way when the parent is killed
+        ("t = threading.Thread(target=pool.compare, args=[[('x', '(x+y+z+w)^{1900}')]]); t.start(); time.sleep(0.5); "
+         "os.kill(os.getpid(), 9)", 1),
+    ],
+    ids=["end", "killed", "exit", "os._exit", "fork", "daemon", "thread", "busy"],
+)  # fmt: skip
+def test_processes_end_with_their_parent(rest, scores):
+    program = run(rest)
+    text, _ = program.communicate(timeout=100)  # would hang if the exit did
+    found = pids(text)
+    assert len(found) == scores
+    for pid in found:
+        wait_until_gone(pid)
+
+
+@pytest.mark.timeout(120)
+def test_a_killed_process_is_replaced():
+    one = Pool()
+    try:
+        assert one.compare([PAIR])[0][0] is True
+        first = one.processes[0].program.pid
+        os.kill(first, signal.SIGKILL)
+        time.sleep(0.2)
+        assert one.compare([PAIR])[0][0] is True
+        assert one.processes[0].program.pid != first
+        assert one.compare([PAIR])[0][0] is True  # and is kept
+    finally:
+        one.close()
+
+
+@pytest.mark.timeout(120)
+def test_results_keep_their_order_over_processes(monkeypatch):
+    monkeypatch.setattr(pool, "_available_cores", lambda: 3)
+    one = Pool()
+    try:
+        results = one.compare([(r"3\pi", rf"{number}\pi") for number in range(30)])
+        assert [result[0] for result in results] == [number == 3 for number in range(30)]
+        assert [result[2].partition(",")[0] for result in results[2:4]] == ["[2*pi", "[3*pi"]
+        assert len(one.processes) == 3
+    finally:
+        one.close()
+
+
+@pytest.mark.timeout(120)
+def test_the_deadline_of_the_batch_ends_all(monkeypatch):
+    monkeypatch.setattr(pool, "batch_seconds", lambda pairs: 1.0)
+    monkeypatch.setattr(pool, "QUICK_SECONDS", 30.0)
+    one = Pool()
+    try:
+        one.compare([])
+        assert one.processes == []
+        results = one.compare([("x+1", "(x+y+z+w)^{1900}")] * 3)
+        assert results == [None] * 3
+        monkeypatch.setattr(pool, "batch_seconds", lambda pairs: 60.0)
+        assert one.compare([PAIR])[0][0] is True
+    finally:
+        one.close()
+
+
+def test_a_process_that_cannot_start_says_why(monkeypatch, tmp_path):
+    program = tmp_path / "equality.py"
+    program.write_text("raise SystemExit('no SymPy here')")
+    monkeypatch.setattr(pool, "_PROGRAM", program)
+    with pytest.raises(RuntimeError, match="no SymPy here"):
+        Pool().compare([PAIR])
+
+
+def test_memory_is_bounded():
+    compare([PAIR])
+    supervisor = pool._pool.processes[0].program.pid
+    with open(f"/proc/{supervisor}/task/{supervisor}/children") as file:
+        (worker,) = file.read().split()
+    with open(f"/proc/{worker}/limits") as file:
+        limits = file.read()
+    assert f"Max address space         {equality.WORKER_MEMORY} " in limits
