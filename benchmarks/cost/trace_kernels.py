@@ -9,9 +9,10 @@
 - loop:   one Python step a token.
 
 The forms take turns within one process, so that a change of the machine's speed meets them all; medians are reported,
-and ratios are medians of the ratios within a turn. On a GPU a turn is 20 passes, of which only the last is waited for.
-Peak memory is what a first forward and backward pass adds to what is resident (on a GPU: allocated). A form that does
-not fit into a GPU's memory has no figures.
+and ratios are medians of the ratios within a turn. On a CPU one thread does all, and its own seconds are given, which
+other processes disturb least. On a GPU a turn is 20 passes, of which only the last is waited for. Peak memory is what a
+first forward and backward pass adds to what is resident (on a GPU: allocated). A form that does not fit into a GPU's
+memory has no figures.
 """
 
 import argparse
@@ -87,14 +88,17 @@ def case(form: str, kernel: str, B: int, T: int, device: str, normalize: bool) -
 
 
 def seconds(step: Callable[[], torch.Tensor], device: str, repeats: int) -> float:
+    """Return wall seconds a pass on a GPU, and seconds of the one thread on a CPU."""
+    clock = time.process_time
     if device == "cuda":
+        clock = time.perf_counter
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = clock()
     for _ in range(repeats):
         step()
     if device == "cuda":
         torch.cuda.synchronize()
-    return (time.perf_counter() - start) / repeats
+    return (clock() - start) / repeats
 
 
 def peak_mebibytes(step: Callable[[], torch.Tensor], device: str) -> float:
@@ -169,6 +173,7 @@ def main() -> None:
     arguments = parser.parse_args()
     forms = ["ours", *(form for form in arguments.forms if form != "ours")]
     total = len(arguments.lengths) * len(KERNELS) * len(forms) * arguments.turns
+    torch.set_num_threads(1)
     with tqdm(total=total, desc="trace kernels") as progress:
         rows = []
         for T in arguments.lengths:

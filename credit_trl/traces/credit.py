@@ -66,7 +66,7 @@ def traced_log_ratio(
     log_ratio_BT = logps - old_logps
     if log_ratio_BT.dtype != torch.float64:
         log_ratio_BT = log_ratio_BT.float()
-    finite_BT = torch.isfinite(log_ratio_BT)
+    finite_BT = log_ratio_BT.detach().abs() < math.inf  # half the operations of `isfinite`
     eligible_BT = finite_BT & (mask if eligible is None else eligible).bool()
     counted = {"eligible": eligible_BT, "non_finite": ~finite_BT}
     factors_BT = log_ratio_BT
@@ -93,7 +93,7 @@ def old_logps_under_trace(logps: torch.Tensor, old_logps: torch.Tensor, z: torch
     Returns:
         (B, T): `logps - z`. Where `logps` is not finite that would be NaN, and the token keeps its `old_logps`.
     """
-    return torch.where(torch.isfinite(logps), logps - z, old_logps)
+    return torch.where(logps.detach().abs() < math.inf, logps - z, old_logps)
 
 
 def traced_advantages(

@@ -61,7 +61,8 @@ def power(decay: float, exponent: torch.Tensor) -> torch.Tensor:
 
 def _recent(x_BT: torch.Tensor, source_BT: torch.Tensor, decay: float, count: bool, transposed: bool) -> torch.Tensor:
     """Return z[n] = sum over k <= n of decay^(n-k) x[k], packed: (S, B, N)."""
-    powers = {shift: decay**shift for shift in _shifts(x_BT) if decay**shift > 0}
+    smallest = torch.finfo(x_BT.dtype).smallest_normal * torch.finfo(x_BT.dtype).eps  # the dtype holds nothing below it
+    powers = {shift: decay**shift for shift in _shifts(x_BT) if decay**shift >= smallest}
     padded_KSBP, _ = _pack(x_BT, source_BT, 1, count, sum(powers), transposed)
     return _accumulate(padded_KSBP, powers, transposed)[0]
 
@@ -81,8 +82,8 @@ def _both(x_BT: torch.Tensor, source_BT: torch.Tensor, decay: float, count: bool
     N = recent_SBN.shape[-1]
     H = N // 2
     power_N = power(decay, torch.arange(N, dtype=x_BT.dtype, device=x_BT.device))
-    power_KN = torch.stack([power_N, torch.ones_like(power_N)])
-    powers = {shift: power_KN[:, shift, None, None, None] for shift in shifts}
+    power_KSBN = torch.stack([power_N, torch.ones_like(power_N)]).view(2, 1, 1, N)
+    powers = {shift: power_KSBN.narrow(-1, shift, 1) for shift in shifts}
     power_H2 = power_N.unfold(0, 2, 1)[:H]  # decay^(n - n // 2) at n = 2h and 2h + 1
     if transposed:
         z_SBH2 = recent_SBN.unflatten(-1, (H, 2))
