@@ -166,13 +166,13 @@ def test_methods_hold_the_papers_values(method):
     assert args.output_dir == f"runs/{method}-Qwen3-1.7B"
     assert (args.learning_rate, args.loss_type) == (1e-6, "grpo")
     s_trace = {"trace_entropy_fraction": 0.2, "trust_region": "token", "trace_normalize": True}
-    srpo = {"localizer": "self", "localization_temperature": 0.3, "suffixes_per_prefix": 4, "step_delimiter": "\n\n"}
+    srpo = {"localizer": "self", "localization_temperature": 0.3, "num_reset_prefixes": 1, "step_delimiter": "\n\n"}
     expected = {
         "grpo": {"beta": 0.0, "epsilon": 0.2},
         "gspo": {"importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4},
         "grpo_lambda": {"trace_lambda": 0.99, "trace_gamma": 1.0, "negative_advantage_floor": -0.1},
         "p_trace": s_trace | {"trace_entropy_fraction": 1.0},
-        "rrpo": {"localizer": "random", "suffixes_per_prefix": 4, "num_generations": 8},
+        "rrpo": {"localizer": "random", "num_reset_prefixes": 1, "num_generations": 8},
         "srpo": srpo,
         "s_trace": s_trace,
         "srpo_s_trace": s_trace | srpo,
@@ -243,7 +243,8 @@ def test_qwen3_8b_recipes_generate_in_vllm_here_or_on_a_server(recipe):
     assert model_args.model_name_or_path == "Qwen/Qwen3-8B"
     assert (here.use_vllm, here.vllm_mode) == (True, "colocate")
     # The question where a completion went wrong has the completion in it, and an answer of its own.
-    assert here.max_completion_length + here.localization_max_tokens < here.vllm_max_model_length
+    answer = here.localization_max_tokens or here.max_completion_length
+    assert here.max_completion_length + answer < here.vllm_max_model_length
     _, _, there = parse("--config", path, "--method", "srpo", "--vllm_mode", "server")
     assert there.vllm_mode == "server"
 
@@ -345,7 +346,7 @@ ON_TINY = ["--model_name_or_path", "{model}", *CPU]
             ["--method", "grpo", "--trace_lambda", "1", *CPU],
             "no option 'trace_lambda' with --method grpo; it belongs to grpo_lambda, p_trace, s_trace, srpo_s_trace",
         ),
-        (["--trace_kernel", "newest", *CPU], "trace_kernel must be one of"),
+        (["--config", "{kernel}", *CPU], "trace_kernel must be one of"),
         (["--num_generations", "7", *CPU], "must be divisible by num_generations (7)"),
         (["--model_name_or_path", "./nowhere", "--dataset_name", "testbed", *CPU], "no model folder ./nowhere"),
         (["--model_name_or_path", "./nowhere", *CPU], "dataset_name is missing"),
@@ -418,6 +419,7 @@ def test_mistakes_get_one_clear_line(arguments, message, tmp_path, monkeypatch):
         "broken": ("broken.yaml", "method: [grpo\nlearning_rate: 1"),
         "sarsa": ("sarsa.yaml", "method: sarsa\n"),
         "typo": ("typo.yaml", "dataset_name: testbed\ntrace_lamda: 0.9\n"),
+        "kernel": ("kernel.yaml", "dataset_name: testbed\ntrace_kernel: newest\n"),
         "some": ("some.yaml", "dataset_name: testbed\nmethod_options: {trace_lamda: 0.9}\n"),
         "rows": ("rows.jsonl", '{"question": "1 + 1?"}\n'),
         "binary": ("binary.yaml", "\xff"),
@@ -458,12 +460,19 @@ def test_any_other_error_keeps_its_traceback(error, tmp_path, monkeypatch):
     assert raised.value is error
 
 
-def test_a_method_that_does_not_exist_is_refused_by_the_parser(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["train.py", "--method", "sarsa"])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--method", "sarsa"], "argument --method: invalid choice: 'sarsa'"),
+        (["--trace_kernel", "newest"], "argument --trace_kernel/--trace-kernel: invalid choice: 'newest'"),
+    ],
+)
+def test_a_value_that_is_no_choice_is_refused_by_the_parser(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
     with pytest.raises(SystemExit) as stopped:
         train.main()
     assert stopped.value.code == 2
-    assert "argument --method: invalid choice: 'sarsa'" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_mistake_ends_the_process_without_a_traceback(tmp_path):
