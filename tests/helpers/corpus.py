@@ -285,6 +285,8 @@ def _row(entry: dict) -> str:
     origin = entry["source"]
     if "://" in origin:
         origin = f"<{origin}>"
+    if entry.get("drawn"):
+        origin += " (drawn)"
     return f"| {origin} | {', '.join(shown) or 'defaults'} | {' | '.join(cells)} |"
 
 
