@@ -101,11 +101,9 @@ def _advice(trainer: GRPOTrainer, names: Iterable[str]) -> str:
 
 def check_mask(records: list[CompletionRecord], tool_mask: torch.Tensor | None) -> None:
     """Raise `RuntimeError` if a token of a kept prefix would be trained; `tool_mask` is (completions, tokens)."""
-    lengths = torch.tensor([record.prefix_length for record in records])
     if tool_mask is None:
-        if lengths.any():
-            raise RuntimeError(LOST_MASK)
-        return
+        raise RuntimeError(LOST_MASK)
+    lengths = torch.tensor([record.prefix_length for record in records])
     in_prefix = torch.arange(tool_mask.shape[1]) < lengths.unsqueeze(1)
     if (in_prefix & tool_mask.cpu().bool()).any():
         raise RuntimeError(

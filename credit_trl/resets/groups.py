@@ -83,11 +83,12 @@ def split_group(num_generations: int, num_reset_prefixes: int, suffixes_per_pref
     if suffixes_per_prefix is None and num_reset_prefixes >= 1:
         suffixes_per_prefix = num_generations // 2 // num_reset_prefixes
         if suffixes_per_prefix < 2:
+            problem = f"num_generations={num_generations} is too few for half of them to continue a prefix"
+            if num_reset_prefixes > 1:
+                problem = f"num_reset_prefixes={num_reset_prefixes} are too many for half of {num_generations=}"
             raise ValueError(
-                f"num_generations={num_generations} is too few for half of them to continue num_reset_prefixes="
-                f"{num_reset_prefixes} prefixes in groups of at least 2. "
-                f"{_advice(num_generations, num_reset_prefixes)} Or raise num_generations to {4 * num_reset_prefixes}, "
-                "and with it the batch."
+                f"{problem}, since every group needs at least 2. {_advice(num_generations, num_reset_prefixes)} "
+                f"Or raise num_generations to {4 * num_reset_prefixes}, and with it the batch."
             )
     suffixes = suffixes_per_prefix or 0
     return check_split(num_generations, num_reset_prefixes, suffixes), suffixes

@@ -243,8 +243,7 @@ def test_qwen3_8b_recipes_generate_in_vllm_here_or_on_a_server(recipe):
     assert model_args.model_name_or_path == "Qwen/Qwen3-8B"
     assert (here.use_vllm, here.vllm_mode) == (True, "colocate")
     # The question where a completion went wrong has the completion in it, and an answer of its own.
-    answer = here.localization_max_tokens or here.max_completion_length
-    assert here.max_completion_length + answer < here.vllm_max_model_length
+    assert here.max_completion_length + here.localization_tokens < here.vllm_max_model_length
     _, _, there = parse("--config", path, "--method", "srpo", "--vllm_mode", "server")
     assert there.vllm_mode == "server"
 

@@ -24,7 +24,8 @@ from credit_trl.traces.kernels import KERNELS
 from tests.helpers.training import QUIET_ON_CPU
 
 NO_NUMBER: list[Any] = ["0.5", True, math.nan, [0.5], 0.5j, np.array([0.5, 0.5])]
-NO_INTEGER: list[Any] = [*NO_NUMBER, None, 1.0, math.inf, np.int64(1)]
+NO_INTEGER_OR_NONE: list[Any] = [*NO_NUMBER, 1.0, math.inf, np.int64(1)]
+NO_INTEGER: list[Any] = [*NO_INTEGER_OR_NONE, None]
 NO_CHOICE: list[Any] = ["", "other", None, 1, True, ["self"], np.array(["random", "self"]), b"random"]
 BAD: dict[str, list[Any]] = {
     "trace_kernel": NO_CHOICE,
@@ -36,12 +37,12 @@ BAD: dict[str, list[Any]] = {
     "trace_target": NO_CHOICE,
     "negative_advantage_floor": [*NO_NUMBER, 0.1, math.inf],
     "num_reset_prefixes": [*NO_INTEGER, 0, -1, 9],
-    "suffixes_per_prefix": [*NO_INTEGER, 1, 0, -4],
+    "suffixes_per_prefix": [*NO_INTEGER_OR_NONE, 1, 0, -4],
     "step_delimiter": [None, "", 5, b"x", [], [""], ["a", 1], {"a"}, np.array(["a", "b"]), len],
     "localizer": [*NO_CHOICE, len],
     "localization_template": ["", "{problem}", "{steps}", 5, b"{problem}{steps}", ["{problem}{steps}"], True],
     "localization_temperature": [*NO_NUMBER, None, 0.0, -1.0, math.inf],
-    "localization_max_tokens": [*NO_INTEGER, 0, -1],
+    "localization_max_tokens": [*NO_INTEGER_OR_NONE, 0, -1],
     "reset_offset": [*NO_INTEGER, -1],
     "seed_source": NO_CHOICE,
     "seed_selection": NO_CHOICE,

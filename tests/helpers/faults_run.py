@@ -127,6 +127,7 @@ def one_step(monkeypatch, model: str, folder, name: str, fault: Fault) -> Step:
     class Client:
         def __init__(self):
             self.max_completion_length, self.temperature = settings["max_completion_length"], 1.0
+            self.generation_kwargs = {}
 
         def sync_weights(self):
             pass

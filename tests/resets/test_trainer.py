@@ -527,7 +527,8 @@ def test_a_plain_config_gets_the_defaults(tiny_model, tmp_path):
 REFUSED = {
     "num_reset_prefixes": dict(num_reset_prefixes=0),
     "num_reset_prefixes=3": dict(num_reset_prefixes=3, suffixes_per_prefix=4),
-    "num_generations=8": dict(num_reset_prefixes=3),
+    "num_reset_prefixes=3 (of 8)": dict(num_reset_prefixes=3),
+    "num_generations=3": dict(num_generations=3, per_device_train_batch_size=3),
     "suffixes_per_prefix": dict(suffixes_per_prefix=1),
     "step_delimiter": dict(step_delimiter=""),
     "step_delimiter (list)": dict(step_delimiter=["a", ""]),
