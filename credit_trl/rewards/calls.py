@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from ..data.golds import shown
 from .answers import RewardFunction
-from .golds import shown
 
 
 def call_reward(

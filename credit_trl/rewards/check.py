@@ -14,12 +14,12 @@ import torch
 from datasets import Dataset
 from trl import rewards as trl_rewards
 
+from ..data.golds import choice_gold, math_gold, yes_no_gold
+from ..data.latex import number_value
 from ..testbed.arithmetic import ANSWER_MARK, answer_reward
 from .answers import RewardFunction, choice_reward, yes_no_reward
 from .calls import call_reward
 from .check_report import RewardReport, RewardTable, judge
-from .golds import choice_gold, math_gold, yes_no_gold
-from .latex import number_value
 from .mathematics import accuracy_reward
 from .registry import check_columns, load_reward
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .golds import shown
+from ..data.golds import shown
 
 SHOWN_ROWS = 8
 _WIDTHS = {"row": 5, "the prompt's end": 34, "gold as read": 24, "own gold": 9, "empty": 6, "another's": 9}

@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from credit_trl.data import loading
 from credit_trl.data.known import BOXED_INSTRUCTION, DATASETS, known_dataset
-from credit_trl.data.loading import load_data
+from credit_trl.data.loading import default_reward, load_data
 from credit_trl.rewards.registry import REWARDS, check_columns
 from credit_trl.rewards.sandbox import check_sandbox
 
@@ -479,6 +479,12 @@ def test_the_users_columns_go_first(hub):
     hub.rows = [{"question": "?"}]
     with pytest.raises(ValueError, match=r"has no column answer\. It has question"):
         load_data("openai/gsm8k")
+
+
+def test_the_reward_that_fits_is_known():
+    assert default_reward("TIGER-Lab/MMLU-Pro") == "choice" and default_reward("chilled/strategyqa") == "yes_no"
+    assert default_reward("testbed") == "testbed" and default_reward("reasoning-gym/chain_sum") == "task"
+    assert default_reward("somebody/else") == default_reward("OpenAI/GSM8K") == "accuracy"
 
 
 def test_a_local_copy_is_read_as_a_file(tmp_path, monkeypatch):
