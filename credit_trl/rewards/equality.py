@@ -22,7 +22,7 @@ import sys
 from functools import lru_cache
 
 from math_verify import LatexExtractionConfig, parse, verify
-from sympy import Basic, Float, Mul, Pow, Rational, factorial, factorial2
+from sympy import Add, Basic, Float, Mul, Pow, Product, Rational, Sum, binomial, factorial, factorial2
 
 WORKER_MEMORY = 2 * 1024**3  # bytes of address space; SymPy takes about 0.2e9
 MOST_DIGITS = 100_000
@@ -42,8 +42,8 @@ def equal(gold: str, answer: str) -> bool:
 
     math-verify decides, with its rules for variables, units, sets and intervals. On top of these, a gold smaller than
     0.001 is compared to four digits instead of six decimals, a percent sign that only one of the two has does not
-    count, repeating decimals are fractions, and an answer with numbers of more than 100,000 digits is equal to nothing
-    but its own text.
+    count, repeating decimals are fractions, and an answer with numbers of more than 100,000 digits, or with as many
+    terms, is equal to nothing but its own text.
     """
     if compact(gold) == compact(answer):
         return True
@@ -97,16 +97,22 @@ def _decimals(gold: list) -> int:
 
 
 def _digits(expression: Basic | str) -> float:
-    """Return about how many digits the largest integer has that evaluating `expression` may write out."""
+    """Return about how many digits or terms evaluating `expression` may write out."""
     if isinstance(expression, Rational) and expression:
         return math.log10(abs(expression.p))
     if not isinstance(expression, Basic) or not expression.args:
         return 0
     parts = [_digits(part) for part in expression.args]
+    values = [10 ** min(part, 9) for part in parts]  # of the arguments, if they are numbers
     if isinstance(expression, Pow):
-        size = abs(parts[0]) * 10 ** min(parts[1], 9)
+        size = abs(parts[0]) * values[1]
+        base = expression.args[0]
+        if isinstance(base, Add) and base.free_symbols:
+            size = math.exp(min(20, (len(base.args) - 1) * math.log(values[1])))
     elif isinstance(expression, factorial | factorial2):
-        size = parts[0] * 10 ** min(parts[0], 9)
+        size = parts[0] * values[0]
+    elif isinstance(expression, binomial | Sum | Product):
+        size = max(values)
     else:
         size = sum(parts) if isinstance(expression, Mul) else max(parts)
     return max(size, *parts)

@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 MOST_PROCESSES = 4  # for each process of the trainer
 PAIRS_PER_PROCESS = 8  # a further process is started for so many more pairs
-QUICK_SECONDS = 0.1  # CPU seconds for each pair at first; ordinary ones take 0.005 to 0.05
-SLOW_SECONDS = 3.0  # for all pairs together that need more, in wall-clock seconds
+QUICK_SECONDS = 0.2  # CPU seconds for each pair at first; ordinary ones take 0.005 to 0.05
+SLOW_SECONDS = 2.0  # CPU seconds of each process for all pairs together that need more
 LONGEST_PAIR = 5.0  # CPU seconds of one pair, as `trl.rewards.accuracy_reward` bounds a comparison
 START_SECONDS = 120.0  # for loading SymPy, on a machine that has other things to do
 _PROGRAM = Path(__file__).with_name("equality.py")
@@ -124,8 +124,7 @@ class Pool:
                 if slow:
                     share = min(LONGEST_PAIR, SLOW_SECONDS * len(self.processes) / len(slow))
                     if share > QUICK_SECONDS:
-                        until = min(deadline, time.monotonic() + SLOW_SECONDS)
-                        self._run(pairs, slow, results, share, until)
+                        self._run(pairs, slow, results, share, deadline)
             except BaseException:  # an interrupt leaves replies that nobody waits for
                 self.close()
                 raise
