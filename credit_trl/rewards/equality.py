@@ -41,9 +41,9 @@ _SET_NAMES = re.compile(r"\\mathbb\s+([A-Z])")
 _USUAL = (
     (r"\frac{1}{2}", "0.5"), (r"\sqrt{2}, x+1", "x"), ("[0, 1)", r"(1,2)\cup\{3\}"), ("x^2+3x+2", "(x+1)(x+2)"),
     ("(3,5)", "(3, 6)"), (r"\frac{3\pi}{4}", r"\frac{3}{4}\pi"), (r"2\sqrt{5}", r"\sqrt{5} \cdot 3"),
-    ("x = 3", "y=2x+1"), (r"\{1,2\}", r"1, 2 \text{ or } 3"), (r"x \ge 3", r"(3,\infty)"), (r"5\text{ cm}", r"90^\circ"),
-    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1 & 2\end{pmatrix}"), (r"\sin(x)+\log_2 8", "e^{2x}"),
-    (r"-\frac{a}{b}", r"12.5\%"), ("1+2i", "2^{10}"), (r"\left(1,2,3\right)", "|x|"),
+    ("x = 3", "y=2x+1"), (r"\{1,2\}", r"1, 2 \text{ or } 3"), (r"x \ge 3", r"(3,\infty)"),
+    (r"5\text{ cm}", r"90^\circ"), (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1 & 2\end{pmatrix}"),
+    (r"\sin(x)+\log_2 8", "e^{2x}"), (r"-\frac{a}{b}", r"12.5\%"), ("1+2i", "2^{10}"), (r"\left(1,2,3\right)", "|x|"),
 )  # fmt: skip
 
 
