@@ -10,8 +10,7 @@ import yaml
 from datasets import Dataset
 from trl import GRPOConfig, ModelConfig
 
-from ..data.loading import BOXED_INSTRUCTION, load_data
-from ..data.reasoning_gym import REASONING_GYM
+from ..data.loading import BOXED_INSTRUCTION, GOLDS, default_reward, load_data
 from ..rewards.registry import REWARDS
 from ..testbed import BASE_MODEL
 from .help import USAGE, Parser
@@ -48,13 +47,16 @@ class RunArguments:
         default=None, metadata={"help": "Column of a stored data set with the answer; it becomes `solution`."}
     )
     instruction: str = field(
-        default=BOXED_INSTRUCTION, metadata={"help": "Added to every problem that is text; '' adds nothing."}
+        default=BOXED_INSTRUCTION,
+        metadata={
+            "help": "Added to every problem that is text; '' adds nothing. Known data sets have their own default."
+        },
     )
     reward_funcs: list[str] | None = field(
         default=None,
         metadata={
-            "help": f"Reward functions: {', '.join(REWARDS)}, or dotted paths. Default: testbed for the testbed, task "
-            "for reasoning-gym, accuracy otherwise."
+            "help": f"Reward functions: {', '.join(REWARDS)}, or dotted paths. Default: what "
+            "fits the data set if it is known by name, as in docs/guides/evaluation.md; accuracy otherwise."
         },
     )
     eval_pass_rate: bool = field(
@@ -75,10 +77,7 @@ class RunArguments:
         if isinstance(self.reward_funcs, str):  # in YAML a single name needs no brackets
             self.reward_funcs = [self.reward_funcs]
         if self.reward_funcs is None:
-            if self.dataset_name == "testbed":
-                self.reward_funcs = ["testbed"]
-            else:
-                self.reward_funcs = ["task" if self.dataset_name.startswith(REASONING_GYM) else "accuracy"]
+            self.reward_funcs = [default_reward(self.dataset_name)]
 
     def load(self, split: str, size: int | None, conversational: bool) -> Dataset:
         """Load `size` problems of the data set that these arguments describe, or all of them for None.
@@ -100,6 +99,7 @@ class RunArguments:
                 instruction=self.instruction,
                 conversational=conversational,
                 dataset_kwargs=self.dataset_kwargs,
+                reward=next((name for name in self.reward_funcs or () if name in GOLDS), None),
             )
 
 

@@ -1,7 +1,7 @@
 """Data sets as TRL's trainers want them."""
 
 from .known import BOXED_INSTRUCTION, DATASETS, KnownDataset, known_dataset
-from .loading import load_data
+from .loading import default_reward, load_data
 from .reasoning_gym import REASONING_GYM, score_task
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "DATASETS",
     "REASONING_GYM",
     "KnownDataset",
+    "default_reward",
     "known_dataset",
     "load_data",
     "score_task",

@@ -24,7 +24,7 @@ INSTRUCTIONS = {
 
 @dataclass(frozen=True)
 class KnownDataset:
-    """What the columns of a public data set mean.
+    """Say what the columns of a public data set mean.
 
     Attributes:
         name: the data set's name on the hub.
@@ -59,7 +59,7 @@ class KnownDataset:
 
     @property
     def instruction(self) -> str:
-        """The sentence that asks for an answer in the style that the reward reads."""
+        """Return the sentence that asks for an answer in the style that the reward reads."""
         return INSTRUCTIONS[self.reward]
 
 

@@ -16,6 +16,7 @@ _BRACES = re.compile(r"\\+(?:boxed|fbox)\s*\{|\\[^a-zA-Z]|[{}]")
 _LANGUAGE = re.compile(r"\A\w*\n")  # of a code block
 _TEXT_COMMAND = re.compile(r"\\(?:boxed|fbox|text(?:bf|it|rm|tt|sf|normal)?|math(?:rm|bf|it|tt|sf)|mbox|emph|bm)\s*\{")
 _ESCAPED = re.compile(r"\\([_&%#$])")
+_POWER = re.compile(r"(?<=[\w)])\*\*(?=[\w(-])")  # Python's, inside of a formula in bold type
 _MARKS = ("```", "**", "__", "`")
 _DELIMITER = re.compile(r"\$\$|\$|\\.", re.DOTALL)
 _CLOSING = {"$$": "$$", "$": "$", "\\(": "\\)", "\\[": "\\]"}
@@ -88,7 +89,7 @@ def _inside(text: str, math: bool) -> str | None:
     for mark in _MARKS:
         if len(text) > 2 * len(mark) and text.startswith(mark) and text.endswith(mark):
             inner = text[len(mark) : -len(mark)]
-            if mark not in inner and inner.strip():
+            if mark not in _POWER.sub("", inner) and inner.strip():
                 return _LANGUAGE.sub("", inner) if mark == "```" else inner
     if math and text.startswith(tuple(_CLOSING)):
         spans = math_spans(text)

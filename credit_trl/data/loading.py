@@ -118,6 +118,16 @@ GOLDS: dict[str, Callable[[Any], str | None]] = {
 }
 
 
+def default_reward(name: str) -> str:
+    """Return the name of the reward that fits the data set `name` of `load_data`: "accuracy" where it is not known."""
+    if name == "testbed":
+        return "testbed"
+    if name.startswith(REASONING_GYM):
+        return "task"
+    known = known_dataset(name)
+    return "accuracy" if known is None or Path(name).exists() else known.reward
+
+
 def _check_golds(dataset: Dataset, name: str, column: str, users_name: str, reward: str | None) -> None:
     """Raise `ValueError` if golds are missing, or of another kind than `reward` reads."""
 

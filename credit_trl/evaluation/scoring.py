@@ -24,7 +24,7 @@ _VOTES: dict[str, Callable[[str], str | None]] = {
 def score(
     scorer: str, completions: Sequence[str | list[dict[str, str]]], rows: Sequence[Mapping[str, Any]]
 ) -> tuple[list[float | None], list[str | None] | None]:
-    """Score `completions`, each of the problem in the row of `rows` beside it.
+    """Score `completions`, each on the problem in the row of `rows` beside it.
 
     Returns the scores, 1 for a correct completion and `None` where the reward cannot judge the problem; and the answers
     that the completions vote for: `None` for a completion without one, and `None` in place of the list where a vote
@@ -50,7 +50,10 @@ def score(
 
 
 def _math_vote(parsed: str) -> str | None:
-    """TRL logs math-verify's list "[expression, 'its text']": the expression votes, or the text where there is none."""
+    """Return what a mathematical answer votes for, from the text that the reward logs of it.
+
+    The text is math-verify's list "[expression, 'its text']". The expression votes, or the text where there is none.
+    """
     if parsed in ("[unparseable]", "[skipped]"):
         return None
     return parsed.rpartition(", '")[0].removeprefix("[") or parsed

@@ -18,7 +18,7 @@ from ..data.reasoning_gym import REASONING_GYM
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A split of a known data set.
+    """Name a split of a known data set.
 
     Attributes:
         hub_id: the data set's name on the Hugging Face hub.
@@ -30,19 +30,19 @@ class Benchmark:
 
     @property
     def known(self) -> KnownDataset:
-        """What the data set's columns mean."""
+        """Return what the data set's columns mean."""
         known = known_dataset(self.hub_id)
         assert known is not None
         return known
 
     @property
     def scorer(self) -> str:
-        """The name of a reward in `credit_trl.rewards.REWARDS`."""
+        """Return the name of a reward in `credit_trl.rewards.REWARDS`."""
         return self.known.reward
 
     @property
     def instruction(self) -> str:
-        """What is added to the question on a line of its own."""
+        """Return what is added to the question on a line of its own."""
         return self.known.instruction
 
 

@@ -169,23 +169,23 @@ def _judge_golds(report: RewardReport, table: RewardTable) -> None:
         f"{name} cannot read `{column}` in {{}}: it gives these no reward, or ends the run. Take them out, or name "
         "another column with answer_column",
     )
-    if len(unearned) + len(unread) == len(rows):
+    better = max(table.earned_in, key=lambda style: table.earned_in[style])
+    if unearned and table.earned_in[better] > table.earned + 1e-6:
+        what = (
+            f"{name} does not give the full reward to golds written as {_example(table.style)}, as the prompts ask for "
+            f"it, in {{}}, and gives more for {_example(better)}: ask for that in the prompt"
+        )
+    elif len(unearned) + len(unread) == len(rows):
         what = f"no gold of `{column}` earns a reward from {name}, {{}}: the column does not hold what the reward reads"
     else:
         what = f"{name} gives the own gold less than the full reward in {{}}. Mend these golds, or take them out"
     report.add(table, unearned, what)
-    if table.full > 0 and not table.has_others:
-        report.notes.append(f"all golds of {name} are the same, so no other one was tried")
-    better = max(table.earned_in, key=lambda style: table.earned_in[style])
-    if unearned and table.earned_in[better] > table.earned + 1e-6:
-        report.problems.append(
-            f"golds were written as {_example(table.style)}, which the prompts ask for, and {name} gives more for "
-            f"{_example(better)}: ask for that in the prompt"
-        )
-    elif report.asked is None and better != "bare" and len(set(table.earned_in.values())) > 1:
+    if not unearned and report.asked is None and better != "bare" and len(set(table.earned_in.values())) > 1:
         report.notes.append(
             f"the prompts do not say how to answer, and {name} gives most for {_example(better)}: ask for it"
         )
+    if table.full > 0 and not table.has_others:
+        report.notes.append(f"all golds of {name} are the same, so no other one was tried")
     report.add(
         table,
         taken,

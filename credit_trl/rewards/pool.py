@@ -108,8 +108,9 @@ class Pool:
     def compare(self, pairs: Sequence[tuple[str, str]]) -> list[Comparison | None]:
         """Return for each (gold, answer) of `pairs` what `equality` says, or `None` where there was no time to tell.
 
-        Every pair gets `QUICK_SECONDS`; those that need more share `SLOW_SECONDS`. All of it ends after
-        `batch_seconds`, and the pairs left over are `None`. Raises `RuntimeError` if a process cannot be started.
+        Every pair gets `QUICK_SECONDS`. Those that need more share `SLOW_SECONDS` and get twice as long at least, as
+        far as these go. All of it ends after `batch_seconds`, and the pairs left over are `None`. Raises
+        `RuntimeError` if a process cannot be started.
         """
         if not pairs:
             return []
@@ -122,9 +123,9 @@ class Pool:
                 self._run(pairs, range(len(pairs)), results, QUICK_SECONDS, deadline)
                 slow = [place for place, result in enumerate(results) if result is None]
                 if slow:
-                    share = min(LONGEST_PAIR, SLOW_SECONDS * len(self.processes) / len(slow))
-                    if share > QUICK_SECONDS:
-                        self._run(pairs, slow, results, share, deadline)
+                    budget = SLOW_SECONDS * len(self.processes)
+                    share = min(LONGEST_PAIR, max(2 * QUICK_SECONDS, budget / len(slow)))
+                    self._run(pairs, slow[: max(1, int(budget / share))], results, share, deadline)
             except BaseException:  # an interrupt leaves replies that nobody waits for
                 self.close()
                 raise

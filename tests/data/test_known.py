@@ -3,14 +3,16 @@
 import base64
 import json
 import pickle
+import re
 import zlib
+from pathlib import Path
 
 import pytest
 from datasets import Dataset
 
 from credit_trl.data import loading
 from credit_trl.data.known import BOXED_INSTRUCTION, DATASETS, known_dataset
-from credit_trl.data.loading import load_data
+from credit_trl.data.loading import default_reward, load_data
 from credit_trl.rewards.registry import REWARDS, check_columns
 from credit_trl.rewards.sandbox import check_sandbox
 
@@ -435,6 +437,16 @@ def test_rows_without_a_gold_by_design_are_left_out_with_a_warning(hub):
         load_data("AI-MO/NuminaMath-1.5")
 
 
+def test_programs_without_tests_are_left_out_with_a_warning(hub):
+    row = CASES["codeparrot/apps"][0]
+    golds = ["", "{}", '{"inputs": ["1"], "outputs": []}', "{", '{"inputs": [[' + "1" * 5000 + ']], "outputs": [1]}']
+    hub.rows = [row, *(row | {"input_output": gold} for gold in golds)]
+    with pytest.warns(
+        UserWarning, match="5 of 6 golds in the column `input_output` cannot be read for the reward code"
+    ):
+        assert len(load_data("codeparrot/apps")) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
@@ -481,6 +493,12 @@ def test_the_users_columns_go_first(hub):
         load_data("openai/gsm8k")
 
 
+def test_the_reward_that_fits_is_known():
+    assert default_reward("TIGER-Lab/MMLU-Pro") == "choice" and default_reward("chilled/strategyqa") == "yes_no"
+    assert default_reward("testbed") == "testbed" and default_reward("reasoning-gym/chain_sum") == "task"
+    assert default_reward("somebody/else") == default_reward("OpenAI/GSM8K") == "accuracy"
+
+
 def test_a_local_copy_is_read_as_a_file(tmp_path, monkeypatch):
     (tmp_path / "openai" / "gsm8k").mkdir(parents=True)
     (tmp_path / "openai" / "gsm8k" / "train.jsonl").write_text(json.dumps(CASES["openai/gsm8k"][0]))
@@ -488,3 +506,12 @@ def test_a_local_copy_is_read_as_a_file(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"no column 'prompt'\. It has question, answer"):
         load_data("openai/gsm8k")
     assert load_data("openai/gsm8k", prompt_column="question", answer_column="answer").num_rows == 1
+
+
+def test_the_guide_lists_every_known_data_set_as_it_is():
+    guide = (Path(__file__).parents[2] / "docs/guides/evaluation.md").read_text(encoding="utf-8")
+    for known in DATASETS:
+        (line,) = [line for line in guide.splitlines() if re.match(rf"\| {re.escape(known.name)}[ ,]", line)]
+        facts = [known.question, known.answer, known.gold, known.config, known.train, known.test, known.reward]
+        facts += [known.license or "not seen", known.source]
+        assert all(fact is None or fact in line for fact in facts), line

@@ -104,7 +104,7 @@ def test_load_reward_by_name_and_by_dotted_path():
     [
         (
             "acuracy",
-            "unknown reward function 'acuracy': use one of accuracy, choice, code, format, task, testbed, yes_no",
+            "unknown reward function 'acuracy': use one of accuracy, choice, code, countdown, format, task",
         ),
         ("no_such_package.reward", "No module named 'no_such_package'"),
         ("credit_trl.rewards.acuracy_reward", "no attribute 'acuracy_reward'"),

@@ -57,7 +57,7 @@ def test_rewards_of_trl():
     assert check_rewards(rows(["4", "17", "5"]), [trl_rewards.accuracy_reward]).ok
     bare_latex = check_rewards(MATH, [trl_rewards.accuracy_reward])
     assert not bare_latex.ok  # it reads 2 of the bare LaTeX 2\sqrt{3}
-    assert "own gold less than the full reward" in bare_latex.problems[0] or "earns a reward" in bare_latex.problems[0]
+    assert "no gold of `solution` earns a reward from accuracy_reward" in bare_latex.problems[0]
 
 
 def test_the_table_shows_the_gold_as_read_and_three_rewards():
@@ -96,8 +96,9 @@ def test_choice_golds_of_another_kind_are_reported_and_do_not_raise():
 
 def test_a_style_that_the_prompt_does_not_ask_for():
     report = check_rewards(MATH, [tag_reward])
-    assert "no gold of `solution` earns a reward from tag_reward" in report.problems[0]
-    assert "gives more for <answer>...</answer>: ask for that in the prompt" in report.problems[1]
+    (problem,) = report.problems
+    assert "tag_reward does not give the full reward to golds written as \\boxed{...}" in problem
+    assert "in 12 of 12 rows (row 0, 1, 2, ...), and gives more for <answer>...</answer>: ask for that" in problem
     assert check_rewards(rows([row["solution"] for row in MATH], ask="Use <answer> tags."), [tag_reward]).ok
     unsaid = check_rewards(rows([row["solution"] for row in MATH], ask="Go."), [tag_reward])
     assert unsaid.ok

@@ -130,6 +130,7 @@ def test_math_spans_pair_delimiters_of_one_kind():
         (r"\text{a} + \text{b}", r"\text{a} + \text{b}"),
         ("$a$ and $b$", "$a$ and $b$"),
         ("**a** and **b**", "**a** and **b**"),
+        ("**-2*x**3 + (x)**2**", "-2*x**3 + (x)**2"),
     ],
 )
 def test_unwrap(text, inside):

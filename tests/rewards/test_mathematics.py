@@ -155,7 +155,8 @@ HOSTILE = [
     "9^{9^{9^{9}}}", "(9!)!!",
     r"\binom{10^{9}}{5\cdot 10^{8}}", r"\sum_{n=1}^{10^{11}} n^{n}", r"\prod_{n=1}^{10^{12}} n",
     "(" * 3000 + "1" + ")" * 3000, r"\sqrt{" * 500 + "2" + "}" * 500, "(x+y+z+w)^{1900}", "9" * 10**6, "x+" * 10**6,
-    "{" * 10**6, r"\begin{pmatrix}" + "&".join(["x"] * 400) + r"\end{pmatrix}^{9}",
+    r"\int \sin(\cos(x^{9})) e^{x^2} dx", "{" * 10**6,
+    r"\begin{pmatrix}" + "&".join(["x"] * 400) + r"\end{pmatrix}^{9}",
 ]  # fmt: skip
 
 
@@ -182,7 +183,7 @@ def test_threads_are_bounded_and_get_their_own_results():
     results = {}
 
     def score(name, number):
-        texts = [rf"\boxed{{{number}\pi}}", r"\boxed{\prod_{n=1}^{10^{12}} n}"]
+        texts = [rf"\boxed{{{number}\pi}}", r"\boxed{\int \sin(\cos(x^{9})) e^{x^2} dx}"]
         results[name] = accuracy_reward(texts, solution=[r"3\pi"] * 2)
 
     threads = [threading.Thread(target=score, args=(name, number)) for name, number in [("a", 3), ("b", 4), ("c", 3)]]

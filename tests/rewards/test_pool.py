@@ -12,6 +12,7 @@ from credit_trl.rewards import equality, pool
 from credit_trl.rewards.pool import Pool, compare
 
 PAIR = (r"\pi + \pi", r"2\pi")
+SLOW = ("x+1", r"\int \sin(\cos(x^{9})) e^{x^2} dx")  # longer in SymPy than anybody waited
 # Loads the module by its path, as importing the package loads torch. No guard for `__main__`: a pool that imports the
 # script again would never end.
 SCRIPT = f"""
@@ -65,7 +66,7 @@ def wait_until_gone(pid: int) -> None:
         ("p = multiprocessing.get_context('fork').Process(target=score, daemon=True); p.start(); p.join()", 2),
         ("t = threading.Thread(target=score); t.start(); t.join()", 2),
         # a long computation under way when the parent is killed
-        ("t = threading.Thread(target=pool.compare, args=[[('x', '(x+y+z+w)^{1900}')]]); t.start(); time.sleep(0.5); "
+        (f"t = threading.Thread(target=pool.compare, args=[[{SLOW!r}]]); t.start(); time.sleep(0.5); "
          "os.kill(os.getpid(), 9)", 1),
     ],
     ids=["end", "killed", "exit", "os._exit", "fork", "daemon", "thread", "busy"],
@@ -115,7 +116,7 @@ def test_the_deadline_of_the_batch_ends_all(monkeypatch):
     try:
         one.compare([])
         assert one.processes == []
-        results = one.compare([("x+1", "(x+y+z+w)^{1900}")] * 3)
+        results = one.compare([SLOW] * 3)
         assert results == [None] * 3
         monkeypatch.setattr(pool, "batch_seconds", lambda pairs: 60.0)
         assert one.compare([PAIR])[0][0] is True

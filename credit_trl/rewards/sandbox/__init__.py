@@ -1,4 +1,4 @@
-"""Runs untrusted Python against tests, outside the trainer's process and apart from the host's files and network.
+"""Run untrusted Python against tests, outside the trainer's process and apart from the host's files and network.
 
 What it protects against, and what not, is in `docs/guides/rewards.md`. Linux only, with user namespaces; there is
 no weaker mode.
@@ -39,12 +39,12 @@ _PYTHON = os.path.realpath(sys.executable)
 
 
 class SandboxError(RuntimeError):
-    """The sandbox could not be set up, which says nothing about the code that was to run in it."""
+    """Raised where the sandbox cannot be set up, which says nothing about the code that was to run in it."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one program may use.
+    """Bound what one program may use.
 
     `timeout` is in seconds of wall-clock time (its default is LiveCodeBench's) and bounds the CPU time of each process
     too; `total_timeout` bounds the wall-clock time of all tests of a program. `memory_mb` is
@@ -66,7 +66,7 @@ class Limits:
 
 
 def _readable() -> list[str]:
-    """The folders of the host that a Python program needs: the interpreter and the shared libraries."""
+    """Return the folders of the host that a Python program needs: the interpreter and the shared libraries."""
     paths = ["/usr", *(f"/{name}" for name in sorted(os.listdir("/")) if name.startswith("lib"))]
     return paths if sys.base_prefix.startswith("/usr") else [*paths, sys.base_prefix]
 

@@ -79,7 +79,10 @@ def serve(channel: TextIO, prelude: bytes, code: bytes) -> None:
 
 
 class Remote:
-    """An object of the code under test. It equals nothing but itself: no method of its own decides a comparison."""
+    """Stand for an object of the code under test.
+
+    It equals nothing but itself: no method of its own decides a comparison.
+    """
 
     def __init__(self, channel: TextIO, number: int) -> None:
         self._channel, self._number = channel, number
@@ -135,7 +138,7 @@ def same_result(value: Any, expected: Any) -> bool:
 
 
 class Raises:
-    """`pytest.raises`, which is not there in the sandbox: the block must raise one of `kinds`."""
+    """Stand for `pytest.raises`, which is not there in the sandbox: the block must raise one of `kinds`."""
 
     def __init__(self, kinds: Any, match: str | None = None) -> None:
         self.kinds, self.match, self.value = kinds, match, None
@@ -158,7 +161,7 @@ def stand_in_for_pytest() -> types.ModuleType:
 
 
 class Approximately:
-    """`pytest.approx` of a number or a list of them, with its default tolerances."""
+    """Stand for `pytest.approx` of a number or a list of them, with its default tolerances."""
 
     def __init__(self, expected: Any, rel: float = 1e-6, abs: float = 1e-12) -> None:
         self.expected, self.rel, self.abs = expected, rel, abs
