@@ -1,7 +1,7 @@
 """Data sets as TRL's trainers want them."""
 
-from .known import BOXED_INSTRUCTION, DATASETS, KnownDataset, known_dataset
 from .loading import default_reward, load_data
+from .public_datasets import BOXED_INSTRUCTION, DATASETS, KnownDataset, known_dataset
 from .reasoning_gym import REASONING_GYM, score_task
 
 __all__ = [

@@ -15,8 +15,8 @@ from datasets.exceptions import DatasetGenerationError
 
 from ..testbed.arithmetic import make_dataset
 from .golds import choice_gold, math_gold, yes_no_gold
-from .known import BOXED_INSTRUCTION, KnownDataset, known_dataset
 from .problems import as_problem, columns_of, gold_value, report_unread
+from .public_datasets import BOXED_INSTRUCTION, KnownDataset, known_dataset
 from .reasoning_gym import REASONING_GYM, _call, _make_tasks
 
 FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}

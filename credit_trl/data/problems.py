@@ -10,7 +10,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from .golds import choice_gold, math_gold, shown, yes_no_gold
-from .known import FUNCTION_INSTRUCTION, KnownDataset
+from .public_datasets import FUNCTION_INSTRUCTION, KnownDataset
 
 STARTER_INSTRUCTION = "Complete this Python code, in one block ```python:"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from .plain_answers import scorable
+from .reasoning_gym_answers import scorable
 
 REASONING_GYM = "reasoning-gym/"
 

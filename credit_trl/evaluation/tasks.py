@@ -1,6 +1,6 @@
 """The benchmarks of the papers: which data sets they are, in which splits, and how an answer is scored.
 
-What their columns mean is in `credit_trl.data.known`, for training and evaluation alike. `load_benchmark` makes of each
+What their columns mean is in `credit_trl.data.public_datasets`, for training and evaluation alike. `load_benchmark` makes of each
 a data set as `load_data` does: `prompt`, and the column that its reward reads.
 """
 
@@ -11,8 +11,8 @@ from typing import Any
 
 from datasets import Dataset
 
-from ..data.known import KnownDataset, known_dataset
 from ..data.loading import FORMATS, load_data, problems_of, read_rows
+from ..data.public_datasets import KnownDataset, known_dataset
 from ..data.reasoning_gym import REASONING_GYM
 
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from reasoning_gym.factory import DATASETS
 
 from credit_trl.data.loading import load_data
-from credit_trl.data.plain_answers import EXPRESSIONS, INTEGRALS, LISTS, NO_ANSWER, scorable
 from credit_trl.data.reasoning_gym import _entry, _make_task, score_task
+from credit_trl.data.reasoning_gym_answers import EXPRESSIONS, INTEGRALS, LISTS, NO_ANSWER, scorable
 from credit_trl.rewards.answers import task_reward
 
 # They evaluate their own answers, not the model's.

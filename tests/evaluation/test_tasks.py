@@ -9,8 +9,8 @@ import pytest
 from datasets import Dataset
 
 from credit_trl import rewards
-from credit_trl.data.known import BOXED_INSTRUCTION, CHOICE_INSTRUCTION, CODE_INSTRUCTION, YES_NO_INSTRUCTION
 from credit_trl.data.loading import load_data
+from credit_trl.data.public_datasets import BOXED_INSTRUCTION, CHOICE_INSTRUCTION, CODE_INSTRUCTION, YES_NO_INSTRUCTION
 from credit_trl.evaluation import tasks
 from credit_trl.evaluation.estimators import maj_at_k
 from credit_trl.evaluation.scoring import score

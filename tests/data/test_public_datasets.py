@@ -11,8 +11,8 @@ import pytest
 from datasets import Dataset
 
 from credit_trl.data import loading
-from credit_trl.data.known import BOXED_INSTRUCTION, DATASETS, known_dataset
 from credit_trl.data.loading import default_reward, load_data
+from credit_trl.data.public_datasets import BOXED_INSTRUCTION, DATASETS, known_dataset
 from credit_trl.rewards.registry import REWARDS, check_columns
 from credit_trl.rewards.sandbox import check_sandbox
 
