@@ -1,7 +1,7 @@
 """The benchmarks of the papers: which data sets they are, in which splits, and how an answer is scored.
 
-What their columns mean is in `credit_trl.data.public_datasets`, for training and evaluation alike. `load_benchmark` makes of each
-a data set as `load_data` does: `prompt`, and the column that its reward reads.
+What their columns mean is in `credit_trl.data.public_datasets`, for training and evaluation alike. `load_benchmark`
+makes of each a data set as `load_data` does: `prompt`, and the column that its reward reads.
 """
 
 import difflib
