@@ -10,6 +10,7 @@ from trl import GRPOTrainer
 
 from .config import SRPOConfig
 from .groups import split_group
+from .localization import Localizer
 from .records import CompletionRecord
 
 _OURS = ("trl", "transformers", "credit_trl")  # packages
@@ -30,6 +31,16 @@ def refuse_arguments(given: Mapping[str, Any]) -> None:
     for name in ("rollout_func", "tools", "environment_factory"):
         if given.get(name):
             raise ValueError(REFUSED.format(name))
+
+
+def refuse_furthest(localizer: Localizer, seed_selection: str) -> None:
+    """Raise `ValueError` where the furthest failure is asked for of a localizer that knows no errors."""
+    if localizer == "random" and seed_selection == "furthest":
+        raise ValueError(
+            "seed_selection='furthest' needs to know the first error of every failed completion, and localizer="
+            "'random' names none. Set seed_selection='random' or localizer='self' in SRPOConfig, or give "
+            "SRPOTrainer(localizer=...) a function."
+        )
 
 
 def refuse_column(name: str, names: Iterable[str], owner: str) -> None:

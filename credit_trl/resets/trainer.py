@@ -81,19 +81,14 @@ class SRPOTrainer(ExactResumeMixin, CreditTrainer):
         if self._is_vlm:
             raise ValueError(checks.REFUSED.format("processing_class (multimodal)"))
         self._localizer = check_localizer(self.args.localizer if localizer is None else localizer)  # type: ignore[arg-type]
-        if self._localizer == "random" and self.args.seed_selection == "furthest":
-            raise ValueError(
-                "seed_selection='furthest' needs to know the first error of every failed completion, and localizer="
-                f"'random' names none. Set seed_selection='random' or localizer='self' in {type(self.args).__name__}, "
-                "or give SRPOTrainer(localizer=...) a function."
-            )
+        checks.refuse_furthest(self._localizer, self.args.seed_selection)
         self._step_delimiter = step_delimiter or self.args.step_delimiter
         self._correctness = checks.correctness_index(self.reward_func_names, self.args.correctness_reward)
         self._engine = TrainerEngine(self)
         self._rollout: Rollout | None = None
         self.rollout_records: list[CompletionRecord] = []  # of this process's last generation batch
-        for column_names in checks.column_names(self):
-            checks.refuse_column(checks.ROLE, column_names, "the data set")
+        for names in checks.column_names(self):
+            checks.refuse_column(checks.ROLE, names, "the data set")
         functions = dict(zip(self.reward_func_names, self.reward_funcs, strict=True))
         if notice := checks.slicing_notice(functions, self.args):
             logger.warning(notice)
