@@ -28,7 +28,7 @@ REWARDS: dict[str, RewardFunction] = {
 
 
 def load_reward(name: str) -> RewardFunction:
-    """The reward function called `name`: one of `REWARDS`, such as "accuracy", or a dotted path `module.function`.
+    """Return the reward function called `name`: a key of `REWARDS`, such as "accuracy", or a path `module.function`.
 
     The path imports its module and takes one public name from it. Raises `ValueError` when it is none of these, or when
     it leads to no function.

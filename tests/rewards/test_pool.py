@@ -62,6 +62,9 @@ def wait_until_gone(pid: int) -> None:
         ("os._exit(0)", 1),
         # a forked child, such as a data loader's, starts its own, and its parent's goes on
         ("pid = os.fork()\nscore()\nif pid: os.waitpid(pid, 0); score()", 4),
+        # a child that a library forked, and that keeps the pipes open
+        ("import ctypes\nif ctypes.CDLL(None).fork() == 0: os.close(1); time.sleep(40); os._exit(0)\n"
+         "os.kill(os.getpid(), 9)", 1),
         # daemonic processes may not have children of multiprocessing
         ("p = multiprocessing.get_context('fork').Process(target=score, daemon=True); p.start(); p.join()", 2),
         ("t = threading.Thread(target=score); t.start(); t.join()", 2),
@@ -69,7 +72,7 @@ def wait_until_gone(pid: int) -> None:
         (f"t = threading.Thread(target=pool.compare, args=[[{SLOW!r}]]); t.start(); time.sleep(0.5); "
          "os.kill(os.getpid(), 9)", 1),
     ],
-    ids=["end", "killed", "exit", "os._exit", "fork", "daemon", "thread", "busy"],
+    ids=["end", "killed", "exit", "os._exit", "fork", "fork in C", "daemon", "thread", "busy"],
 )  # fmt: skip
 def test_processes_end_with_their_parent(rest, scores):
     program = run(rest)
