@@ -2,19 +2,10 @@
 
 from .advantages import group_advantages
 from .config import SRPOConfig
-from .groups import (
-    GroupPlan,
-    Reset,
-    Seed,
-    Slot,
-    check_split,
-    choose_reset,
-    furthest_failures,
-    plan_groups,
-    split_group,
-)
+from .groups import GroupPlan, Seed, Slot, check_split, furthest_failures, plan_groups, split_group
 from .localization import DEFAULT_TEMPLATE, FailedCompletion, format_localization_prompt, parse_localization
 from .records import CompletionRecord, SeedRecord
+from .reset_step import Reset, choose_reset
 from .steps import Step, split_steps
 from .trainer import SRPOTrainer
 

@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 from ..generation.samples import Sample
-from .groups import Reset, choose_reset
+from .reset_step import Reset, choose_reset
 from .steps import Step
 
 

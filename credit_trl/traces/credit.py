@@ -10,7 +10,8 @@ import math
 
 import torch
 
-from .kernels import eligibility_trace, token_trust_region, trace_weights
+from .kernels import eligibility_trace, trace_weights
+from .trust_region import token_trust_region
 
 # An unnormalized trace can add up to more than exp() holds, and inf * 0 in a clipped branch would be NaN for every row.
 # exp(20) is beyond any clip, and TRL bounds the log ratios of its VESPO loss by the same number.

@@ -116,45 +116,6 @@ def trace_weights(mask: torch.Tensor, *, decay: float, kernel: str) -> torch.Ten
     return torch.where(mask_BT, weights_BT, 0)
 
 
-def token_trust_region(
-    log_ratio: torch.Tensor, advantages: torch.Tensor, *, epsilon_low: float, epsilon_high: float
-) -> torch.Tensor:
-    """Clip every token's log ratio on the side that the advantage pushes it, before it enters a trace.
-
-        c(l) = min(l, log(1 + epsilon_high))   where the advantage is positive
-        c(l) = max(l, log(1 - epsilon_low))    where it is negative
-        c(l) = l                               where it is zero
-
-    A token beyond its own bound becomes a constant there: it stops learning while the other tokens of the trace go on.
-
-    Args:
-        log_ratio: (B, T) log importance ratios, nats.
-        advantages: (B,) or (B, T).
-        epsilon_low: in [0, 1), lower bound 1 - epsilon_low of a token's ratio.
-        epsilon_high: >= 0, upper bound 1 + epsilon_high of a token's ratio.
-
-    Returns:
-        (B, T), dtype and device of `log_ratio`.
-
-    Raises:
-        ValueError: an epsilon out of its range, or shapes that do not match.
-    """
-    if not 0 <= epsilon_low < 1:
-        raise ValueError(f"epsilon_low must be in [0, 1), got {epsilon_low}")
-    if not epsilon_high >= 0:
-        raise ValueError(f"epsilon_high must be at least 0, got {epsilon_high}")
-    if advantages.dim() == 1:
-        advantages = advantages.unsqueeze(1)
-    if log_ratio.dim() != 2 or advantages.shape not in [(len(log_ratio), 1), log_ratio.shape]:
-        raise ValueError(
-            f"advantages must be (B,) or (B, T) for log_ratio (B, T), got {tuple(advantages.shape)} and "
-            f"{tuple(log_ratio.shape)}"
-        )
-    upper = log_ratio.new_full(advantages.shape, math.inf).masked_fill_(advantages > 0, math.log1p(epsilon_high))
-    lower = log_ratio.new_full(advantages.shape, -math.inf).masked_fill_(advantages < 0, math.log1p(-epsilon_low))
-    return log_ratio.clamp(lower, upper)
-
-
 def _check(mask, decay, kernel, **tensors):
     if not 0 <= decay <= 1:
         raise ValueError(f"decay must be in [0, 1], got {decay}")

@@ -12,16 +12,8 @@ from hypothesis import strategies as st
 from trl import GRPOConfig, GRPOTrainer
 
 from credit_trl.resets.advantages import group_advantages
-from credit_trl.resets.groups import (
-    Reset,
-    Seed,
-    Slot,
-    check_split,
-    choose_reset,
-    furthest_failures,
-    plan_groups,
-    split_group,
-)
+from credit_trl.resets.groups import Seed, Slot, check_split, furthest_failures, plan_groups, split_group
+from credit_trl.resets.reset_step import Reset, choose_reset
 
 SCALES = ("group", "batch", "none")
 SETTINGS = [*((scale, "sum_then_normalize") for scale in SCALES), ("group", "normalize_then_sum")]

@@ -9,10 +9,10 @@ import torch
 from credit_trl import SRPOConfig
 from credit_trl.generation.samples import Sample
 from credit_trl.resets import checks, interface, records, rollout, seeds
-from credit_trl.resets.groups import Reset
 from credit_trl.resets.interface import Scores
 from credit_trl.resets.metrics import reset_metrics
 from credit_trl.resets.records import CompletionRecord, Localized, SeedRecord
+from credit_trl.resets.reset_step import Reset
 from credit_trl.resets.rollout import Rollout
 from credit_trl.resets.seeds import draw_seeds
 from credit_trl.resets.steps import Step

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.cost.operations import Operations, kernel_operations
-from credit_trl.traces.kernels import KERNELS, eligibility_trace, token_trust_region, trace_weights
+from credit_trl.traces.kernels import KERNELS, eligibility_trace, trace_weights
+from credit_trl.traces.trust_region import token_trust_region
 from scripts.memory_plan.fake_model import LiveBytes
 from tests.helpers.slow_traces import weight, weight_matrix
 
