@@ -24,7 +24,8 @@ PURE = ("traces/kernels.py", "traces/recurrence.py", "traces/credit.py", "traces
 # Rooms and modules of mathematics, which know neither a model nor TRL.
 NO_TRL = (
     *PURE,
-    "resets/steps.py", "resets/groups.py", "resets/advantages.py", "resets/reset_step.py", "resets/localization.py", "resets/rollout.py",
+    "resets/steps.py", "resets/groups.py", "resets/advantages.py", "resets/reset_step.py",
+    "resets/localization.py", "resets/rollout.py",
     "resets/seeds.py", "resets/interface.py", "resets/records.py", "resets/metrics.py",
     "base/resume_state.py", "evaluation/estimators.py",
 )  # fmt: skip
