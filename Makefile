@@ -7,7 +7,7 @@ DISTRIBUTED := .venv-distributed
 AUDIT := .venv-audit
 MODEL := models/SmolLM2-135M-Instruct
 
-.PHONY: train test check docs notebooks figures format test-slow test-vllm test-distributed test-drift upstream-accept audit train-real
+.PHONY: train test check docs notebooks figures format test-thorough test-slow test-vllm test-distributed test-drift upstream-accept audit train-real
 
 train: $(VENV)/.installed  ## S-trace on the testbed: pass rate before and after, learning curve, saved model
 	$(BIN)/python train.py
@@ -15,12 +15,16 @@ train: $(VENV)/.installed  ## S-trace on the testbed: pass rate before and after
 test: $(VENV)/.installed  ## the fast tests
 	$(BIN)/python -m pytest -n auto
 
-check: $(VENV)/.installed  ## the one gate: format, lint, types, the site, tests
+test-thorough: $(VENV)/.installed  ## what `make test` leaves out for time: whole tables of options, notebooks, processes
+	$(BIN)/python -m pytest -n auto -m thorough
+
+check: $(VENV)/.installed  ## the one gate: format, lint, types, the site, both suites
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(MAKE) docs
 	$(MAKE) test
+	$(MAKE) test-thorough
 
 docs: $(VENV)/.installed  ## the documentation as a site, in site/; a dead link fails, unless --quiet hides it
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

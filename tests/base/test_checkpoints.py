@@ -75,6 +75,7 @@ def link(old: Path, new: Path) -> None:
     new.symlink_to(old.rename(new.with_name("behind")))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("move", "folder"),
     [

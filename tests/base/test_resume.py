@@ -94,6 +94,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_run_that_is_killed_after_every_step_equals_one_that_is_not(name, tiny_model, tmp_path):
     resets = VARIANTS[name]["method"] in ("srpo", "rrpo")
@@ -256,6 +257,7 @@ class Terminates(TrainerCallback):
             jit.jit_manager.is_checkpoint_requested = True
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("event", "step", "saved"),
     [

@@ -255,6 +255,7 @@ def base():
     return model, AutoTokenizer.from_pretrained(BASE_MODEL)
 
 
+@pytest.mark.thorough
 def test_exact_pass_rates_agree_with_sampling(base):
     """Over problems of unlike lengths, so that padding and positions are seen to be right too."""
     model, tokenizer = base

@@ -58,6 +58,7 @@ def finished_run(request, tmp_path_factory):
     return request.param, folder / "runs" / f"{request.param}-testbed", printed.getvalue()
 
 
+@pytest.mark.thorough
 def test_run_reports_pass_rates(finished_run):
     _, _, printed = finished_run
     rates = re.findall(r"pass rate (before|after) training: ([\d.]+) \(16 held-out problems x 2 completions,", printed)

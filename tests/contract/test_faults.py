@@ -89,6 +89,7 @@ def test_every_line_of_the_table_has_a_test_and_every_test_a_line():
 # --- rewards ---
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("bad", [2, 5])
 @pytest.mark.parametrize("fault", ["a reward is `None`", "a reward is NaN", "a reward is infinite"])
 @holds("a reward is `None`", "a reward is NaN", "a reward is infinite")
@@ -219,6 +220,7 @@ def last_step(failed):
     return [len(one.steps) for one in failed]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("fault", DEGENERATE)
 @holds(*DEGENERATE)
 def test_a_degenerate_completion_touches_no_other_row(step, sound, fault):
@@ -312,6 +314,7 @@ LOGPS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("fault", LOGPS)
 @holds(*LOGPS)
 def test_a_log_probability_that_is_not_finite_touches_no_other_row(step, sound, fault):
@@ -391,6 +394,7 @@ DATA = {
 TRAINED = {"a prompt is empty", "a prompt is longer than the model's context"}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("fault", DATA)
 @holds(*DATA)
 def test_data_that_is_not_as_it_should_be(tiny_model, tmp_path, fault):
@@ -470,6 +474,7 @@ trainer_class(model, reward, args=config_class(folder, **options), train_dataset
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name", ["SRPO", *(pytest.param(name, marks=pytest.mark.slow) for name in TRAINERS if name != "SRPO")]
 )

@@ -43,6 +43,7 @@ def one_thread(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of the kernel: the package of this checkout
 
 
+@pytest.mark.thorough
 def test_the_quickstart_trains(tmp_path):
     got = found(ROOT / "notebooks/01_quickstart.ipynb", tmp_path, {"OFFLINE": True})
     assert got["name"] == "STraceTrainer"
@@ -50,6 +51,7 @@ def test_the_quickstart_trains(tmp_path):
     # Weights of 0.494 B parameters in float32 alone are 1.84 GiB.
 
 
+@pytest.mark.thorough
 def test_the_traces_share_out_the_blame_of_a_failure(tmp_path):
     got = found(ROOT / "notebooks/02_eligibility_traces.ipynb", tmp_path, {})
     shares = dict(zip(got["shares"]["index"], got["shares"]["data"], strict=True))
@@ -61,6 +63,7 @@ def test_the_traces_share_out_the_blame_of_a_failure(tmp_path):
     assert max(shares["GRPO"][:5]) == pytest.approx(min(shares["GRPO"][:5]))
 
 
+@pytest.mark.thorough
 def test_a_reset_is_learned_from(tmp_path):
     got = found(ROOT / "notebooks/03_reset_groups.ipynb", tmp_path, {})
     assert got["reward"] == 0
@@ -69,6 +72,7 @@ def test_a_reset_is_learned_from(tmp_path):
     assert got["after"] > got["before"] + 0.1  # 512 samples: a standard error of 0.02
 
 
+@pytest.mark.thorough
 def test_the_stored_results_are_shown_and_methods_rerun(tmp_path):
     got = found(ROOT / "notebooks/04_which_method.ipynb", tmp_path, {"BATCHES": 3})
     stored = json.loads((ROOT / "benchmarks/learning_curves/learning_curves.json").read_text())["settings"]

@@ -73,6 +73,7 @@ trainer.accelerator.end_training()
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("seed_source", "seed_selection", "accumulation"),
     [("base", "random", 1), ("fresh", "random", 1), ("base", "furthest", 2)],

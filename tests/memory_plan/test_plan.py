@@ -293,6 +293,7 @@ def test_mistakes_get_one_line(words, message, tiny, tmp_path, capsys, monkeypat
     assert message in printed.err
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("checkpointed", ["false", "true"])
 def test_the_plan_is_within_a_fifth_of_what_training_holds(checkpointed):
     arguments = [

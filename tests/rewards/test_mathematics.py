@@ -178,6 +178,7 @@ def test_a_hostile_gold_is_equal_to_its_own_text():
     assert accuracy_reward([r"\boxed{9^{9^{9^9}}}", r"\boxed{9^{9^{9^8}}}"], solution=["9^{9^{9^9}}"] * 2) == [1.0, 0.0]
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(120)
 def test_threads_are_bounded_and_get_their_own_results():
     results = {}

@@ -228,6 +228,7 @@ def test_no_text_makes_a_reader_raise(text):
     extract_answer(text), extract_choice(text), extract_yes_no(text), math_answer(text)
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     "piece", ["<answer>", "answer is ", "answer   ", "\\boxed{A} ", "A, ", "no wait ", "$ $", "**", "-1,", "(("]

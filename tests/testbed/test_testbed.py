@@ -240,6 +240,7 @@ def test_the_base_model_names_its_first_errors_better_than_chance_and_worse_than
     assert 2 * chance < hit_rate < 0.95
 
 
+@pytest.mark.thorough
 def test_pretraining_saves_a_model_that_loads_and_has_learned(tmp_path):
     first = pretrain(tmp_path / "one", num_steps=1)
     last = pretrain(tmp_path / "some", num_steps=12)
