@@ -1,4 +1,4 @@
-"""Everything about the traces that needs a GPU, in one run of a few minutes.
+"""Check and measure on a GPU everything about the traces that needs one, in a run of a few minutes.
 
     python -m benchmarks.cost.on_gpu --output benchmarks/cost/traces_h100.json                     # one GPU
     python -m benchmarks.cost.on_gpu --rehearse                                                    # tiny, on a CPU
@@ -152,7 +152,7 @@ def trained(method: Method, steps: int, **options) -> tuple[dict[str, torch.Tens
 
 
 def limits(steps: int) -> list[dict]:
-    """GRPO-lambda at lambda 0 is GRPO to the bit, if GRPO repeats itself."""
+    """Compare GRPO-lambda at lambda 0 with GRPO to the bit, after checking that GRPO repeats itself."""
     rows = []
     for bf16 in (False, True):
         for loss_type in ("dapo", "grpo"):

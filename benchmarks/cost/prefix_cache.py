@@ -27,7 +27,7 @@ from scripts.vllm_on_cpu import environment, use_plain_engine
 ROOT = Path(__file__).parents[2]
 
 NUM_GENERATIONS = 8
-BLOCK = 32  # tokens; vLLM's default is 16 on a GPU, and 128 on a CPU
+BLOCK = 32  # tokens in a block of the cache; vLLM's default is 16 on a GPU and 128 on a CPU
 
 
 def testbed() -> dict:
@@ -43,7 +43,7 @@ def testbed() -> dict:
 
 
 def smollm2() -> dict:
-    """Long prompts, and completions that all fail: every prompt is continued after a random sentence."""
+    """Make a case of long prompts whose completions all fail, so that each is continued after a random sentence."""
     from datasets import Dataset
 
     def failed(completions, **kwargs):
@@ -71,7 +71,7 @@ CASES = {"testbed": testbed, "smollm2": smollm2}
 
 
 def rollout(case: str, caching: bool, turns: int, turn) -> None:
-    """A process's generation batches: waits for its turn at each, and then says what its suffix phase came to."""
+    """Generate a process's batches. At each, wait for the turn, then send what the suffix phase took."""
     use_plain_engine(enable_prefix_caching=caching, block_size=BLOCK)
     import torch
 

@@ -1,4 +1,4 @@
-"""Pictures of credit on the testbed: a failed completion of the base model under several methods, and a reset of it.
+"""Draw credit on the testbed: a failed completion of the base model under several methods, and a reset of it.
 
     python -m benchmarks.credit.pictures --output docs/images/credit.png
 
@@ -34,7 +34,7 @@ THEMES = {"dark": 0, "light": 1}  # Chromium's numbers
 
 
 def group_of(model, tokenizer, problem: Problem, answer: int, prefix: str, size: int, progress) -> tuple:
-    """Texts of sampled completions after `prefix`, their rewards, and their advantages in the group."""
+    """Sample completions after `prefix`. Return their texts, their rewards, and their advantages in the group."""
     text = problem.prompt + prefix
     ids = complete(model, tokenizer, [text] * size, longest(len(problem.operations)), 1.0, progress)
     texts = tokenizer.batch_decode(ids)
@@ -44,7 +44,7 @@ def group_of(model, tokenizer, problem: Problem, answer: int, prefix: str, size:
 
 
 def entropies_of(model, tokenizer, prompt: str, ids: list[int]) -> torch.Tensor:
-    """(T,) of the policy at the tokens of a completion, nats."""
+    """Return the policy's entropies at the T tokens of a completion, (T,) in nats."""
     prompt_ids = tokenizer(prompt)["input_ids"]
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([prompt_ids + ids])).logits[0, len(prompt_ids) - 1 : -1]

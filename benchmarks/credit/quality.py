@@ -1,4 +1,4 @@
-"""Where credit lands, and how well errors are localized, on the testbed, which knows every step's truth.
+"""Measure where credit lands and how well errors are localized, on the testbed, which knows every step's truth.
 
     python -m benchmarks.credit.quality --output benchmarks/credit/quality.json
 
@@ -76,12 +76,12 @@ COMPARED = (
     "srpo 1x4 s_trace",
 )
 PHASES = ("on policy", "off policy")
-COMPLETIONS = 64  # of a batch, 8 of a problem
-SHAKY = shaky_facts(seed=0)  # those of the base model
+COMPLETIONS = 64  # completions of a batch, 8 for each problem
+SHAKY = shaky_facts(seed=0)  # the base model's shaky facts
 
 
 def longest(num_steps: int) -> int:
-    """Tokens of a completion: six for an operation and its delimiter, three for the answer, and some to spare."""
+    """Return a completion's limit in tokens: six an operation with its delimiter, three the answer, and a few more."""
     return 6 * num_steps + 8
 
 
@@ -89,17 +89,17 @@ def longest(num_steps: int) -> int:
 
 
 class Decisive(NamedTuple):
-    """The result token of a step that is written as it should be: `value operator operand = result`."""
+    """Hold the result token of a step that is written as it should be: `value operator operand = result`."""
 
     row: int
     column: int
-    is_right: bool  # the step, given the steps before it
+    is_right: bool  # whether the step is right, given the steps before it
     right: int  # the right result
     wrong: int | None  # the taught wrong result of a shaky fact
 
 
 def decisive_tokens(row: int, prompt: str, tokens: Sequence[str]) -> list[Decisive]:
-    """The decisive tokens of one completion, given as the texts of its tokens."""
+    """Return the decisive tokens of one completion, given as the texts of its tokens."""
     text = "".join(tokens)
     truths, found, begin = step_truths(Problem.parse(prompt), text), [], 0
     for index, step in enumerate(text.split(STEP_DELIMITER)[: len(Problem.parse(prompt).operations)]):
@@ -114,14 +114,16 @@ def decisive_tokens(row: int, prompt: str, tokens: Sequence[str]) -> list[Decisi
 
 
 def push(gradient: float, token: int, probabilities: np.ndarray, right: int, wrong: int) -> float:
-    """What descent on the logits adds to logit[right] - logit[wrong], for a loss of which `token`'s log-probability has
-    `gradient`. All are token ids."""
+    """Return what a step of gradient descent on the logits adds to logit[right] - logit[wrong].
+
+    `gradient` is the loss's, with respect to the log-probability of `token`. `token`, `right` and `wrong` are token ids.
+    """
     stated = float(token == right) - float(token == wrong)
     return -gradient * (stated - (probabilities[right] - probabilities[wrong]))
 
 
 def read_credit(gradient, probabilities, ids, mask, decisive: list[Decisive], number_ids: dict[int, int]) -> dict:
-    """The sums of a batch that its figures are made of.
+    """Return the sums over a batch that its figures are made of.
 
     Args:
         gradient: (B, T) of the loss with respect to the tokens' log-probabilities.
@@ -160,7 +162,7 @@ FIGURES: dict[str, Callable[[dict[str, np.ndarray]], float]] = {
 
 
 class Restore(TrainerCallback):
-    """The base model again after every second step, and an optimizer without a past."""
+    """Restore the base model and empty the optimizer's state after every second step."""
 
     def __init__(self, state: dict[str, torch.Tensor]):
         self.base = state
@@ -172,7 +174,7 @@ class Restore(TrainerCallback):
 
 
 class Observed:
-    """A mixin for trainers: keeps the sums of every batch's loss, in the order of the steps."""
+    """Keep the sums of every batch's loss in the order of the steps, as a mixin for trainers."""
 
     def _get_per_token_logps_and_entropies(self, *args, **kwargs):
         output = super()._get_per_token_logps_and_entropies(*args, **kwargs)
@@ -208,7 +210,7 @@ class Observed:
 
 
 def observe(name: str, setting: tuple[int, int], batches: int, learning_rate: float, folder: str, progress) -> list:
-    """The sums of every optimizer step, on policy and off policy in turn."""
+    """Return the sums of every optimizer step, on policy and off policy in turn."""
     method = METHODS[name]
     model = AutoModelForCausalLM.from_pretrained(BASE_MODEL, dtype=torch.float32)
     base = {key: value.clone() for key, value in model.state_dict().items()}
@@ -240,7 +242,7 @@ def observe(name: str, setting: tuple[int, int], batches: int, learning_rate: fl
 
 
 def summarize(observed: list[dict], rng: np.random.Generator) -> dict[str, dict]:
-    """The figures of both phases with their intervals over batches."""
+    """Return the figures of both phases with their intervals over batches."""
     summary = {}
     for index, phase in enumerate(PHASES):
         steps = observed[index :: len(PHASES)]
@@ -264,8 +266,10 @@ def with_interval(value: float, resampled: Sequence[float]) -> dict:
 
 
 def complete(model, tokenizer, texts: list[str], longest: int, temperature: float, progress: tqdm) -> list[list[int]]:
-    """One sampled completion of each text, as token ids without padding and the end. One symbol is one token, so that
-    the tokens of a text that was sampled are the sampled tokens."""
+    """Sample one completion of each text. Return their token ids without padding and the end.
+
+    One symbol is one token, so that the tokens of a sampled text are the sampled tokens.
+    """
     ends, samples = {tokenizer.pad_token_id, tokenizer.eos_token_id}, []
     for start in range(0, len(texts), 256):
         batch = texts[start : start + 256]
@@ -285,7 +289,7 @@ def complete(model, tokenizer, texts: list[str], longest: int, temperature: floa
 
 
 class Failure(NamedTuple):
-    """A failed completion: its problem, the texts of its steps, the first wrong one, and the one the model names."""
+    """Hold a failed completion: its problem, its steps' texts, the first wrong step, and the one the model names."""
 
     problem: Problem
     steps: tuple[str, ...]
@@ -318,7 +322,7 @@ def failures(model, tokenizer, setting: tuple[int, int], wanted: int, progress: 
 
 
 def localizer_quality(found: list[Failure], rng: np.random.Generator) -> dict[str, dict]:
-    """The model's answers, and what a random step would have been in expectation."""
+    """Return how good the model's answers are, and how good a random step would be in expectation."""
     n = np.array([len(one.steps) for one in found])
     error = np.array([one.error for one in found])
     named = np.array([one.named or 0 for one in found])
@@ -346,7 +350,7 @@ def localizer_quality(found: list[Failure], rng: np.random.Generator) -> dict[st
 def correction(
     model, tokenizer, found: list[Failure], length: int, suffixes: int, rng: np.random.Generator, progress: tqdm
 ) -> dict[str, dict]:
-    """How often continuations come out right, by who chose the step and by whether the prefix is clean."""
+    """Return how often continuations are right, by who chose the step and by whether the prefix is clean."""
     draw = random.Random(0)
     cuts = {
         "self": [one.named or draw.randint(1, len(one.steps)) for one in found],

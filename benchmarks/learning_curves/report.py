@@ -1,4 +1,4 @@
-"""What the runs of the learning curves add up to: intervals, crossings, tables, figures. No training here."""
+"""Summarize the runs of the learning curves: intervals, crossings, tables, figures. Nothing is trained here."""
 
 import math
 from collections.abc import Sequence
@@ -28,25 +28,25 @@ Interval = tuple[float, float, float]  # the statistic, and the ends of its 95% 
 
 
 def tuning_score(result: dict[str, Any]) -> float:
-    """The mean pass@1 over a run's evaluations after the start: high for what learns much and soon."""
+    """Return the mean pass@1 over a run's evaluations after the start, which is high for runs that learn much and soon."""
     return fmean(result["pass_at_1"][1:])
 
 
 def resamples(count: int) -> np.ndarray:
-    """Indices of seeds drawn with replacement, (RESAMPLES, count); always the same ones."""
+    """Return indices of seeds drawn with replacement, (RESAMPLES, count); they are always the same."""
     return np.random.default_rng(0).integers(0, count, (RESAMPLES, count))
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
-    """The mean with its percentile bootstrap interval over seeds."""
+    """Return the mean with its percentile bootstrap interval over seeds."""
     low, high = bootstrap_interval(values, num_resamples=RESAMPLES)
     return float(np.mean(values)), float(low), float(high)
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:
-    """How often the mean of paired differences is as far from 0 when each of their signs may as well be the other.
+    """Return the p-value of the sign-flip test: how often random signs give a mean as far from 0 as the one observed.
 
-    Two-sided, and exact for up to 20 differences: all ways to flip the signs are counted. Of more, 2^16 random ones.
+    The test is two-sided. For up to 20 differences it is exact and counts all signs; for more it draws 2^16 of them.
     """
     values, sums = np.asarray(differences), np.zeros(1)
     if len(values) <= 20:
@@ -58,7 +58,7 @@ def sign_flip_p(differences: Sequence[float]) -> float:
 
 
 def first_crossing(x: Sequence[float], y: Sequence[float], level: float) -> float:
-    """Where the line through the points first reaches `level`; infinity if it never does."""
+    """Return where the line through the points first reaches `level`; infinity if it never does."""
     for index, value in enumerate(y):
         if value >= level:
             if index == 0:
@@ -69,7 +69,7 @@ def first_crossing(x: Sequence[float], y: Sequence[float], level: float) -> floa
 
 
 def ratio_interval(crossings: Sequence[float], reference: Sequence[float]) -> Interval:
-    """The ratio of the median crossings of the same seeds, with its paired percentile bootstrap interval.
+    """Return the ratio of the median crossings of the same seeds, with its paired percentile bootstrap interval.
 
     Runs that never cross count as infinitely late, which a median bears. A resample in which neither median is
     finite says nothing about the ratio: it counts as 0 for the lower end and as infinity for the upper one.
@@ -87,10 +87,10 @@ def ratio_interval(crossings: Sequence[float], reference: Sequence[float]) -> In
 
 
 def catch_up_interval(runs: Sequence[dict[str, Any]], reference: Sequence[dict[str, Any]], axis: str) -> Interval:
-    """What a method needs to reach the pass@1 with which the reference's runs end, as a share of what these took.
+    """Return what a method needs to reach the final pass@1 of the reference, as a share of what the reference took.
 
-    Of mean curves over seeds, with a percentile bootstrap interval over resamples of the same seeds for both. Infinite
-    where the mean curve stays below.
+    Both are read off mean curves over seeds; the interval is the percentile bootstrap's over the same seeds for both.
+    The share is infinite where the method's mean curve stays below.
     """
     x, y = (np.array([run[name] for run in runs], dtype=float) for name in (axis, "pass_at_1"))
     cost = np.array([run[axis][-1] for run in reference], dtype=float)
@@ -105,13 +105,13 @@ def catch_up_interval(runs: Sequence[dict[str, Any]], reference: Sequence[dict[s
 
 
 def _median(values: np.ndarray) -> np.ndarray:
-    """Along the last axis; infinite as soon as one of the two middle values is."""
+    """Return the median along the last axis, which is infinite as soon as one of the two middle values is."""
     ordered, middle = np.sort(values, axis=-1), values.shape[-1] // 2
     return (ordered[..., middle] + ordered[..., (values.shape[-1] - 1) // 2]) / 2
 
 
 def mean_curve(runs: Sequence[dict[str, Any]], axis: str, points: int = 25) -> dict[str, list[float]]:
-    """The mean pass@1 over seeds with its interval, on a grid that ends where the first of the runs ends."""
+    """Return the mean pass@1 over seeds with its interval, on a grid that ends where the shortest run ends."""
     grid = np.linspace(0, min(run[axis][-1] for run in runs), points)
     curves = np.stack([np.interp(grid, run[axis], run["pass_at_1"]) for run in runs])
     low, high = bootstrap_interval(curves.T, num_resamples=RESAMPLES)
@@ -130,7 +130,7 @@ def _rounded(values: np.ndarray) -> list[float]:
 def summarize_method(
     runs: dict[int, dict[str, Any]], reference: dict[int, dict[str, Any]], levels: Sequence[float]
 ) -> dict[str, Any]:
-    """A method's results in a setting, beside the reference's of the same seeds.
+    """Return a method's results in a setting, beside the reference's of the same seeds.
 
     Args:
         runs: results by seed.
@@ -177,7 +177,7 @@ def _crossing(ours: list[dict], theirs: list[dict], axis: str, level: float) -> 
 
 
 def _finite(interval: Interval) -> list[float | str]:
-    """JSON has no infinity and no NaN."""
+    """Return an interval as JSON holds it, with text for infinity and NaN, which JSON lacks."""
     return [value if math.isfinite(value) else str(value) for value in interval]
 
 
@@ -247,7 +247,7 @@ def _number(value: float) -> str:
 
 
 def draw_setting(name: str, setting: dict[str, Any], path: Path) -> None:
-    """One row for each family of methods, GRPO in both: pass@1 against the three axes, and where the runs end.
+    """Draw a row for each family of methods, GRPO in both: pass@1 against the three axes, and where the runs end.
 
     The colors are those of the names in the last column.
     """

@@ -1,4 +1,4 @@
-"""What scoring by `accuracy` costs, beside `trl.rewards.accuracy_reward` and under hostile answers.
+"""Measure what scoring by `accuracy` costs, beside `trl.rewards.accuracy_reward` and under hostile answers.
 
 python -m benchmarks.rewards --output benchmarks/rewards/rewards_cpu.json
 """

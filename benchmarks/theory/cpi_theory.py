@@ -1,4 +1,4 @@
-"""Resets in theory: what conservative policy iteration pays and gains with random resets and with an oracle's.
+"""Measure what conservative policy iteration pays and gains with random resets and with an oracle's.
 
     python -m benchmarks.theory.cpi_theory --output benchmarks/theory/cpi_theory.json
 
@@ -42,7 +42,7 @@ from benchmarks.theory.cpi import (
 
 
 class Rule(NamedTuple):
-    """Where it resets, what it rolls out, its confidence bound, and whether its step size knows where pi' differs."""
+    """Say where to reset, what to roll out, which confidence bound to use, and what the step size knows of pi'."""
 
     oracle: bool
     blind: bool
@@ -71,7 +71,7 @@ WHOLE_RUNS = ("random, Hoeffding", "random, Bernstein, counted", "oracle, Hoeffd
 
 
 def iterate(mdp, policy, rule: Rule, rng, seeds: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The samples and the step sizes of one CPI iteration from `policy`, for each seed, and pi'."""
+    """Return the samples and step sizes of one CPI iteration from `policy`, for each seed, and pi'."""
     _, Q = values(mdp, policy)
     target = improve(policy, Q)
     resets = reset_distribution(mdp, policy, target, oracle=rule.oracle)
@@ -90,7 +90,7 @@ def first_iteration(mdp, rule: Rule, rng, seeds: int) -> dict[str, np.ndarray]:
 
 
 def whole_run(mdp, rule: Rule, rng) -> dict[str, float]:
-    """Iterations and samples until half of the gap to the optimum is closed."""
+    """Count the iterations and samples until half of the gap to the optimum is closed."""
     policy = first_policy(mdp)
     goal = (success(mdp, policy) + optimal_success(mdp)) / 2
     iterations, total = 0, 0.0
@@ -102,7 +102,7 @@ def whole_run(mdp, rule: Rule, rng) -> dict[str, float]:
 
 
 def describe(mdp) -> dict[str, float]:
-    """What is exact about an instance at the first policy."""
+    """Return what is known exactly about an instance at the first policy."""
     policy = first_policy(mdp)
     V, Q = values(mdp, policy)
     target = improve(policy, Q)
@@ -113,12 +113,12 @@ def describe(mdp) -> dict[str, float]:
 
 
 def slope(p: np.ndarray, y: np.ndarray) -> float:
-    """Of log y over log p, least squares."""
+    """Return the least-squares slope of log y over log p."""
     return float(np.polyfit(np.log(p), np.log(y), 1)[0])
 
 
 def fit(p: np.ndarray, y: np.ndarray, rng, over: np.ndarray | None = None, resamples: int = 1000) -> dict:
-    """Means over seeds, or with `over` ratios of means, their slope and intervals. `y` is (number of p, seeds)."""
+    """Fit means over seeds (with `over`, ratios of means): their slope and intervals. `y` is (number of p, seeds)."""
 
     def resampled(values: np.ndarray) -> np.ndarray:
         seeds = values.shape[1]
@@ -136,7 +136,7 @@ def fit(p: np.ndarray, y: np.ndarray, rng, over: np.ndarray | None = None, resam
 
 
 def exact_exponents(mdps, p: np.ndarray, rule: Rule) -> dict[str, float]:
-    """What the derivation predicts for these very instances, whose advantages the families need not hold constant."""
+    """Return the exponents that the derivation predicts for these instances, whose advantages may vary with p."""
     samples, improvement = [], []
     for mdp, one in zip(mdps, p, strict=True):
         policy = first_policy(mdp)
@@ -192,7 +192,7 @@ def measure(family: str, shares: list[float], seeds: int, whole_seeds: int, rng,
 
 
 def draw(families: dict, path: Path) -> None:
-    """Samples and improvement of an iteration over p, in the family whose advantages are constant, with slopes."""
+    """Draw samples and improvement of an iteration over p, in the family of constant advantages, with slopes."""
     family = families["graded"]
     p = np.array([one["p"] for one in family["instances"]])
     figure = Figure(figsize=(11, 4.6), dpi=150, layout="constrained")

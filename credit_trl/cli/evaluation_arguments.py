@@ -1,4 +1,4 @@
-"""The options of `evaluate.py`."""
+"""Define and read the options of `evaluate.py`."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ DESCRIPTION = "Measure a language model on the papers' benchmarks."
 
 @dataclass
 class EvaluationArguments:
-    """Which model, on which benchmarks, and how it is sampled."""
+    """Say which model to evaluate, on which benchmarks, and how to sample it."""
 
     model: str | None = field(
         default=None, metadata={"help": "A model of the hub or the folder of one. Default: the testbed's, on it alone."}

@@ -1,4 +1,4 @@
-"""What a set of sampled completions says about a model: pass@k, mean@k, maj@k, and their intervals.
+"""Estimate what sampled completions say about a model: pass@k, mean@k, maj@k, and their intervals.
 
 P counts problems, N the samples drawn for each, k the samples that a metric is about (k <= N). Every estimate of a
 problem is the exact expectation over all subsets of k of its N samples, so that it does not depend on their order.

@@ -1,4 +1,4 @@
-"""The one loop of every evaluation: sample completions of problems, score them, and keep them if there is a folder.
+"""Run the one loop of every evaluation: sample completions, score them, and keep them if there is a folder.
 
 `evaluate.py` keeps the completions in parts, so that a run goes on where it was interrupted. `PassAtKCallback`,
 `pass_rate` and `train.py --eval_pass_rate` keep nothing. The engine is any of

@@ -1,4 +1,4 @@
-"""The benchmarks of the papers: which data sets they are, in which splits, and how an answer is scored.
+"""Define the papers' benchmarks: which data sets they are, in which splits, and how an answer is scored.
 
 What their columns mean is in `credit_trl.data.public_datasets`, for training and evaluation alike. `load_benchmark`
 makes of each a data set as `load_data` does: `prompt`, and the column that its reward reads.

@@ -1,4 +1,4 @@
-"""Sampling with a trainer's own engine: the one place that reaches into TRL's privates to sample.
+"""Sample with a trainer's own engine: the one place that reaches into TRL's privates to sample.
 
 TRL generates with transformers, with transformers' continuous batching, or with vLLM. All of them are behind
 `GRPOTrainer._generate_single_turn`, and read their settings anew at each call.

@@ -1,4 +1,4 @@
-"""Where a failed completion first goes wrong: what a localizer is shown, what it may answer, and how that is read.
+"""Find where a failed completion first goes wrong: what a localizer is shown, and how its answer is read.
 
 A localizer is "self" (the policy itself, asked with a prompt), "random" (RRPO: any step), or a callable of one's own:
 an oracle, a process reward model, an API. It names the first erroneous step, counted from 1.

@@ -1,4 +1,4 @@
-"""What the reset trainer logs about a rollout. No model, no TRL."""
+"""Compute what the reset trainer logs about a rollout. No model, no TRL."""
 
 from .records import CompletionRecord
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 class Reset(NamedTuple):
     """Say where a completion is restarted: steps 1 .. step - 1 are its prefix."""
 
-    step: int  # 1-based
-    fallback: bool  # whether it was drawn at random
+    step: int  # number of the step, from 1
+    fallback: bool  # True where the step was drawn at random
 
 
 def choose_reset(first_error: int | None, num_steps: int, *, uniform: float, reset_offset: int = 0) -> Reset:

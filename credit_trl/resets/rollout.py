@@ -1,4 +1,4 @@
-"""The phases of a rollout with reset groups, each batched over all prompts of a process and in lockstep on all.
+"""Run the phases of a rollout with reset groups, each batched over a process's prompts and in lockstep on all.
 
 1. Base: the base group of every prompt is sampled and scored. Untrained completions are drawn where seeds have to be.
 2. Localization: every failed completion that was chosen as a seed is cut just before the step to reset to. To choose
@@ -62,17 +62,19 @@ class Rollout:
     rank: int = 0
     processes: int = 1
     samples: list[Sample] = field(default_factory=list)  # trained completions, prefixes included
-    records: list[CompletionRecord] = field(default_factory=list)  # of `samples`
+    records: list[CompletionRecord] = field(default_factory=list)  # records of `samples`
     rewards: torch.Tensor = field(init=False)  # (trained completions of all processes, functions)
-    columns: dict[str, list] = field(default_factory=dict)  # of the table of completions
+    columns: dict[str, list] = field(default_factory=dict)  # columns of the table of completions
     logged: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # metric -> value per completion
-    metrics: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # of all processes
-    plan: GroupPlan = field(init=False)  # of all processes
+    metrics: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # metrics of all processes
+    plan: GroupPlan = field(init=False)  # plan for all processes
 
     def __post_init__(self):
         self.G, self.T = self.num_generations, self.max_completion_length
         self.P = len(self.inputs) // self.G
-        self.totals = dict.fromkeys(("generated_tokens", "localization_tokens", "seed_draws"), 0.0)  # of this process
+        self.totals = dict.fromkeys(
+            ("generated_tokens", "localization_tokens", "seed_draws"), 0.0
+        )  # this process's sums
 
     def run(self, prompts: list) -> None:
         """Sample and score the completions of all rows, whose prompts are `prompts`."""
@@ -80,7 +82,7 @@ class Rollout:
         base_size, suffixes = split_group(self.G, args.num_reset_prefixes, args.suffixes_per_prefix)
         base, rest = [r for r in rows if r % self.G < base_size], [r for r in rows if r % self.G >= base_size]
         self.prompt_ids = self.engine.token_ids(prompts)
-        samples: dict[int, Sample] = {}  # by row
+        samples: dict[int, Sample] = {}  # row -> its completion
         rewards: list[torch.Tensor] = []
 
         with self._timed("base"):
@@ -187,7 +189,7 @@ class Rollout:
     def _cut(
         self, localized: dict[tuple[int, int], Localized]
     ) -> tuple[dict[int | None, SeedRecord], dict[int | None, Sample]]:
-        """Cut this process's seeds. Return by the seed's index in the plan what was cut, and the prefix."""
+        """Cut this process's seeds. Return their records and their prefixes, by the seed's index in the plan."""
         own = [(index, seed) for index, seed in enumerate(self.plan.seeds) if seed.prompt // self.P == self.rank]
         offset = self.args.reset_offset
         cuts = {index: localized[seed.prompt, seed.candidate].cut(seed.uniform, offset) for index, seed in own}

@@ -1,4 +1,4 @@
-"""Untrained completions that are drawn until enough of them have failed to be cut."""
+"""Draw untrained completions until enough of them have failed to be cut."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The sums of the two kernels that decay, in O(T) memory and few operations: pure tensor functions.
+"""Compute the sums of the two kernels that decay, in O(T) memory and few operations: pure tensor functions.
 
 A GPU waits for the number of operations, not for their size, so a recurrence over T tokens takes log2(T) of them.
 

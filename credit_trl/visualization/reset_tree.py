@@ -1,4 +1,4 @@
-"""What a reset did: a failed completion, the prefix that was kept of it, and the continuations of that prefix."""
+"""Draw what a reset did: a failed completion, its prefix that was kept, and the continuations of that prefix."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -9,9 +9,9 @@ from .page import Picture, level, mark, section, visible
 class Continuation(NamedTuple):
     """Hold a continuation of a kept prefix."""
 
-    text: str  # after the prefix
+    text: str  # text after the prefix
     reward: float
-    advantage: float  # in its group
+    advantage: float  # advantage in its group
 
 
 def reset_tree(
