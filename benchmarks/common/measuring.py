@@ -44,7 +44,7 @@ def ratio_quartiles(
     name: str, runs: Sequence[dict[str, float]], reference: Sequence[dict[str, float]]
 ) -> tuple[float, ...]:
     """Return the quartiles (25%, 50%, 75%) of the figure `name`, divided by the reference's in the same turn."""
-    ratios = [ours[name] / theirs[name] for ours, theirs in zip(runs, reference, strict=True)]
+    ratios = [run[name] / baseline[name] for run, baseline in zip(runs, reference, strict=True)]
     return tuple(round(float(value), 4) for value in np.percentile(ratios, (25, 50, 75)))
 
 

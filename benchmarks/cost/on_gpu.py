@@ -161,10 +161,17 @@ def limits(steps: int) -> list[dict]:
                 trained(method, steps, **options) for method in (METHODS["grpo"], METHODS["grpo"], LAMBDA_ZERO)
             )
             row = {"bf16": bf16, "loss_type": loss_type}
-            for name, other in (("grpo_again", again), ("lambda_zero", zero)):
-                row[f"{name}_largest_difference"] = max((other[k] - weights[k]).abs().max().item() for k in weights)
+            for name, trained_weights in (("grpo_again", again), ("lambda_zero", zero)):
+                row[f"{name}_largest_difference"] = max(
+                    (trained_weights[k] - weights[k]).abs().max().item() for k in weights
+                )
             row["figures_that_differ"] = sorted(
-                {key for own, other in zip(log, zero_log, strict=True) for key in own if own[key] != other.get(key)}
+                {
+                    key
+                    for entry, zero_entry in zip(log, zero_log, strict=True)
+                    for key in entry
+                    if entry[key] != zero_entry.get(key)
+                }
             )
             rows.append(row)
     return rows

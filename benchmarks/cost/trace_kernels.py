@@ -145,7 +145,7 @@ def measure(
         for form in forms:
             row: dict = {"kernel": kernel, "form": form, "B": B, "T": T}
             if form in steps:
-                ratios = [own / ours for own, ours in zip(times[form], times["ours"], strict=True)]
+                ratios = [duration / baseline for duration, baseline in zip(times[form], times["ours"], strict=True)]
                 row |= {
                     "median_ms": round(1e3 * median(times[form]), 3),
                     "min_ms": round(1e3 * min(times[form]), 3),

@@ -38,7 +38,7 @@ def group_of(model, tokenizer, problem: Problem, answer: int, prefix: str, size:
     text = problem.prompt + prefix
     ids = complete(model, tokenizer, [text] * size, longest(len(problem.operations)), 1.0, progress)
     texts = tokenizer.batch_decode(ids)
-    rewards = torch.tensor(answer_reward([prefix + one for one in texts], [answer] * size))
+    rewards = torch.tensor(answer_reward([prefix + text for text in texts], [answer] * size))
     groups = torch.zeros(size, dtype=torch.long)
     return texts, rewards, group_advantages(rewards.unsqueeze(1), torch.ones(1), groups)
 
@@ -64,13 +64,13 @@ def draw(model, tokenizer, seed: int) -> Picture:
                 break
         error = errors[chosen[0]]
         # One symbol is one token, so that these are the sampled tokens, with the end that `complete` cuts off.
-        ids = [tokenizer(one)["input_ids"] + [tokenizer.eos_token_id] for one in texts]
+        ids = [tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] for text in texts]
         tokens = token_texts(ids[chosen[0]], tokenizer.decode)
         steps = split_steps(ids[chosen[0]], tokenizer.decode, STEP_DELIMITER, end_ids=[tokenizer.eos_token_id])
         prefix = "".join(step.text for step in steps[: error - 1])
         continued = group_of(model, tokenizer, problem, row["answer"], prefix, GROUP // 2, progress)
-    entropies = [entropies_of(model, tokenizer, row["prompt"], one) for one in ids]
-    mask = pad_sequence([torch.ones(len(one)) for one in ids], batch_first=True)
+    entropies = [entropies_of(model, tokenizer, row["prompt"], completion) for completion in ids]
+    mask = pad_sequence([torch.ones(len(completion)) for completion in ids], batch_first=True)
     credit = {}
     for name, label in COMPARED.items():
         method = METHODS[name]
@@ -88,7 +88,10 @@ def draw(model, tokenizer, seed: int) -> Picture:
     tree = reset_tree(
         [step.text for step in steps],
         error,
-        [Continuation(*one) for one in zip(continued[0], *(values.tolist() for values in continued[1:]), strict=True)],
+        [
+            Continuation(*continuation)
+            for continuation in zip(continued[0], *(values.tolist() for values in continued[1:]), strict=True)
+        ],
         reward=rewards[chosen[0]].item(),
         marks={error: "first error"},
         title="Its reset at the first error",

@@ -116,7 +116,7 @@ def decisive_tokens(row: int, prompt: str, tokens: Sequence[str]) -> list[Decisi
 def push(gradient: float, token: int, probabilities: np.ndarray, right: int, wrong: int) -> float:
     """Return what a step of gradient descent on the logits adds to logit[right] - logit[wrong].
 
-    `gradient` is the loss's, with respect to the log-probability of `token`. `token`, `right` and `wrong` are token ids.
+    `gradient` is that of the loss with respect to the log-probability of `token`. `token`, `right` and `wrong` are ids.
     """
     stated = float(token == right) - float(token == wrong)
     return -gradient * (stated - (probabilities[right] - probabilities[wrong]))
@@ -136,19 +136,21 @@ def read_credit(gradient, probabilities, ids, mask, decisive: list[Decisive], nu
     squares = gradient**2 * ((probabilities**2).sum(-1) + 1 - 2 * taken) * mask
     sums = dict.fromkeys(("right", "right_count", "wrong", "wrong_count", "push", "shaky_squares"), 0.0)
     sums |= {"blame": 0.0, "negative": 0.0, "squares": float(squares.sum())}
-    for one in decisive:
-        at = one.row, one.column
+    for token in decisive:
+        at = token.row, token.column
         if not mask[at]:
             continue
         credit = -gradient[at] / scale
-        kind = "right" if one.is_right else "wrong"
+        kind = "right" if token.is_right else "wrong"
         sums[kind] += credit
         sums[f"{kind}_count"] += 1
         sums["negative"] += max(0.0, -credit)
-        sums["blame"] += max(0.0, -credit) * (not one.is_right)
-        if one.wrong is not None:
+        sums["blame"] += max(0.0, -credit) * (not token.is_right)
+        if token.wrong is not None:
             sums["shaky_squares"] += squares[at]
-            sums["push"] += push(gradient[at], ids[at], probabilities[at], number_ids[one.right], number_ids[one.wrong])
+            sums["push"] += push(
+                gradient[at], ids[at], probabilities[at], number_ids[token.right], number_ids[token.wrong]
+            )
     return {name: float(value) for name, value in sums.items()}
 
 
@@ -250,9 +252,10 @@ def summarize(observed: list[dict], rng: np.random.Generator) -> dict[str, dict]
         choices = rng.integers(len(steps), size=(2000, len(steps)))
         summary[phase] = {
             figure: with_interval(
-                of(sums), [of({name: values[chosen] for name, values in sums.items()}) for chosen in choices]
+                statistic(sums),
+                [statistic({name: values[choice] for name, values in sums.items()}) for choice in choices],
             )
-            for figure, of in FIGURES.items()
+            for figure, statistic in FIGURES.items()
         }
     return summary
 
@@ -318,14 +321,17 @@ def failures(model, tokenizer, setting: tuple[int, int], wanted: int, progress: 
         for problem, steps, _ in found
     ]
     answers = tokenizer.batch_decode(complete(model, tokenizer, asked, 6, 0.3, progress))
-    return [Failure(*one, parse_localization(answer, len(one[1]))) for one, answer in zip(found, answers, strict=True)]
+    return [
+        Failure(*failure, parse_localization(answer, len(failure[1])))
+        for failure, answer in zip(found, answers, strict=True)
+    ]
 
 
 def localizer_quality(found: list[Failure], rng: np.random.Generator) -> dict[str, dict]:
     """Return how good the model's answers are, and how good a random step would be in expectation."""
-    n = np.array([len(one.steps) for one in found])
-    error = np.array([one.error for one in found])
-    named = np.array([one.named or 0 for one in found])
+    n = np.array([len(failure.steps) for failure in found])
+    error = np.array([failure.error for failure in found])
+    named = np.array([failure.named or 0 for failure in found])
     read = named > 0
     columns = {
         "parse_rate": read,
@@ -353,26 +359,28 @@ def correction(
     """Return how often continuations are right, by who chose the step and by whether the prefix is clean."""
     draw = random.Random(0)
     cuts = {
-        "self": [one.named or draw.randint(1, len(one.steps)) for one in found],
-        "random": [draw.randint(1, len(one.steps)) for one in found],
-        "oracle": [one.error for one in found],
+        "self": [failure.named or draw.randint(1, len(failure.steps)) for failure in found],
+        "random": [draw.randint(1, len(failure.steps)) for failure in found],
+        "oracle": [failure.error for failure in found],
     }
     result: dict[str, dict] = {}
-    for name, chosen in cuts.items():
-        prefixes = ["".join(one.steps[: cut - 1]) for one, cut in zip(found, chosen, strict=True)]
+    for name, steps in cuts.items():
+        prefixes = ["".join(failure.steps[: step - 1]) for failure, step in zip(found, steps, strict=True)]
         texts = [
-            one.problem.prompt + prefix for one, prefix in zip(found, prefixes, strict=True) for _ in range(suffixes)
+            failure.problem.prompt + prefix
+            for failure, prefix in zip(found, prefixes, strict=True)
+            for _ in range(suffixes)
         ]
         sampled = tokenizer.batch_decode(complete(model, tokenizer, texts, length, 1.0, progress))
         whole = [
             prefix + text for prefix, text in zip((p for p in prefixes for _ in range(suffixes)), sampled, strict=True)
         ]
-        answers = [one.problem.answer for one in found for _ in range(suffixes)]
+        answers = [failure.problem.answer for failure in found for _ in range(suffixes)]
         passed = np.array(answer_reward(whole, answers)).reshape(-1, suffixes).mean(1)
-        clean = np.array([cut <= one.error for one, cut in zip(found, chosen, strict=True)])
+        clean = np.array([step <= failure.error for failure, step in zip(found, steps, strict=True)])
         result[name] = {}
-        for kind, which in (("all", clean | True), ("clean", clean), ("erroneous", ~clean)):
-            rates = passed[which]
+        for kind, mask in (("all", clean | True), ("clean", clean), ("erroneous", ~clean)):
+            rates = passed[mask]
             if len(rates):
                 choices = rng.integers(len(rates), size=(2000, len(rates)))
                 result[name][kind] = with_interval(rates.mean(), rates[choices].mean(1)) | {"prefixes": len(rates)}
@@ -407,13 +415,13 @@ def tables(result: dict) -> str:
     qualities = list(result["localization"].values())
     for key in qualities[0]["answers"]:
         if key != "signed_distance":
-            cells = [shown(one["answers"][key], not key.startswith("distance")) for one in qualities]
+            cells = [shown(quality["answers"][key], not key.startswith("distance")) for quality in qualities]
             lines.append(f"| {key.replace('_', ' ')} | {' | '.join(cells)} |")
     for name in ("self", "random", "oracle"):
         for kind in ("all", "clean", "erroneous"):
             cells = [
-                shown(one["correction"][name][kind], True) if kind in one["correction"][name] else "-"
-                for one in qualities
+                shown(quality["correction"][name][kind], True) if kind in quality["correction"][name] else "-"
+                for quality in qualities
             ]
             lines.append(f"| corrected, {name}, {kind} prefixes | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -434,8 +442,8 @@ def draw(result: dict, path: Path) -> None:
         ):
             for phase, offset, color in zip(PHASES, (0.17, -0.17), ("C0", "C1"), strict=True):
                 values = [phases[phase][key] for phases in methods.values()]
-                middle = np.array([one["value"] for one in values])
-                errors = np.abs(np.array([one["interval"] for one in values]).T - middle)
+                middle = np.array([estimate["value"] for estimate in values])
+                errors = np.abs(np.array([estimate["interval"] for estimate in values]).T - middle)
                 axes.errorbar(middle, y + offset, xerr=errors, fmt="o", color=color, markersize=4, label=phase)
             axes.set(yticks=y, yticklabels=list(methods), title=f"{title}\n{setting}")
             axes.grid(alpha=0.3)
@@ -449,10 +457,12 @@ def draw(result: dict, path: Path) -> None:
         }
         for name, kinds in quality["correction"].items():
             bars |= {
-                f"corrected: {name}, {kind}": of for kind, of in kinds.items() if (name, kind) != ("oracle", "clean")
+                f"corrected: {name}, {kind}": rate
+                for kind, rate in kinds.items()
+                if (name, kind) != ("oracle", "clean")
             }
-        middle = np.array([one["value"] for one in bars.values()])
-        errors = np.abs(np.array([one["interval"] for one in bars.values()]).T - middle)
+        middle = np.array([estimate["value"] for estimate in bars.values()])
+        errors = np.abs(np.array([estimate["interval"] for estimate in bars.values()]).T - middle)
         y = np.arange(len(bars))[::-1]
         axes.barh(y, middle, xerr=errors, color="C2", alpha=0.7)
         axes.set(yticks=y, yticklabels=list(bars), title=f"localization and correction\n{setting}", xlim=(0, 1))

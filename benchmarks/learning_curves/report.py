@@ -28,7 +28,7 @@ Interval = tuple[float, float, float]  # the statistic, and the ends of its 95% 
 
 
 def tuning_score(result: dict[str, Any]) -> float:
-    """Return the mean pass@1 over a run's evaluations after the start, which is high for runs that learn much and soon."""
+    """Return a run's mean pass@1 over all evaluations but the first: high for runs that learn much and soon."""
     return fmean(result["pass_at_1"][1:])
 
 
@@ -193,24 +193,26 @@ def markdown(summary: dict[str, Any]) -> str:
         header += [f"to GRPO's final pass@1: {name}" for name in ("completions", "tokens", "seconds")]
         header += [f"completions to {level:g}, over GRPO's" for level in levels] + ["runs", "s a run"]
         lines += _row(header) + _row(["---"] * len(header))
-        for method, one in setting["methods"].items():
-            compared = method != "grpo" and "catch_up" in one
-            cells = [method, one["tuned"], _interval(one["pass_at_1"])]
-            cells += [_interval(one["pass_at_1_minus_grpo"], "+") if compared else "-"]
-            cells += [f"{one['pass_at_1_p']:.3f}" if compared else "-", _interval(one["pass_at_16"])]
-            cells += [_interval(one["pass_at_16_minus_grpo"], "+") if compared else "-"]
-            cells += [_share(one["catch_up"][axis]) if compared else "-" for axis in AXES]
+        for method, outcome in setting["methods"].items():
+            compared = method != "grpo" and "catch_up" in outcome
+            cells = [method, outcome["tuned"], _interval(outcome["pass_at_1"])]
+            cells += [_interval(outcome["pass_at_1_minus_grpo"], "+") if compared else "-"]
+            cells += [f"{outcome['pass_at_1_p']:.3f}" if compared else "-", _interval(outcome["pass_at_16"])]
+            cells += [_interval(outcome["pass_at_16_minus_grpo"], "+") if compared else "-"]
+            cells += [_share(outcome["catch_up"][axis]) if compared else "-" for axis in AXES]
             for level in levels:
                 cells.append(
-                    _ratio(one["crossings"][str(level)]["completions"], len(one["paired_seeds"])) if compared else "-"
+                    _ratio(outcome["crossings"][str(level)]["completions"], len(outcome["paired_seeds"]))
+                    if compared
+                    else "-"
                 )
-            runs = f"{len(one['seeds'])}" + (f" ({one['diverged']} diverged)" if one["diverged"] else "")
-            lines += _row([*cells, runs, f"{one['cpu_seconds_per_run']:.0f}"])
-        names = sorted({name for one in setting["methods"].values() for name in one["diagnostics"]})
+            runs = f"{len(outcome['seeds'])}" + (f" ({outcome['diverged']} diverged)" if outcome["diverged"] else "")
+            lines += _row([*cells, runs, f"{outcome['cpu_seconds_per_run']:.0f}"])
+        names = sorted({name for outcome in setting["methods"].values() for name in outcome["diagnostics"]})
         lines += ["", "Means over the runs of what was logged:", ""]
         lines += _row(["method", *names]) + _row(["---"] * (len(names) + 1))
-        for method, one in setting["methods"].items():
-            values = [one["diagnostics"].get(name) for name in names]
+        for method, outcome in setting["methods"].items():
+            values = [outcome["diagnostics"].get(name) for name in names]
             lines += _row([method, *("" if value is None else f"{value:.3g}" for value in values)])
         lines.append("")
     return "\n".join(lines)
@@ -231,7 +233,7 @@ def _share(interval: Sequence[float | str]) -> str:
 
 
 def _ratio(crossing: dict[str, Any], seeds: int) -> str:
-    value, low, high = (float(one) for one in crossing["ratio_to_grpo"])
+    value, low, high = (float(number) for number in crossing["ratio_to_grpo"])
     reached = "" if crossing["reached"] == seeds else f"; {crossing['reached']} of {seeds} reach it"
     if math.isnan(value):
         return f"neither does{reached}"
@@ -255,11 +257,11 @@ def draw_setting(name: str, setting: dict[str, Any], path: Path) -> None:
     rows = {
         family: [method for method in methods if method.startswith(prefixes)] for family, prefixes in FAMILIES.items()
     }
-    rows = {family: chosen for family, chosen in rows.items() if chosen} or {"no other method yet": []}
+    rows = {family: group for family, group in rows.items() if group} or {"no other method yet": []}
     figure = Figure(figsize=(20, 4.6 * len(rows)), dpi=110, layout="constrained")
     grid = figure.subplots(len(rows), len(AXES) + 1, squeeze=False)
-    for row, (family, chosen) in zip(grid, rows.items(), strict=True):
-        compared = (["grpo"] if "grpo" in methods else []) + chosen
+    for row, (family, group) in zip(grid, rows.items(), strict=True):
+        compared = (["grpo"] if "grpo" in methods else []) + group
         colors = {method: "black" if method == "grpo" else f"C{index}" for index, method in enumerate(compared)}
         for panel, (axis, label) in zip(row, AXES.items(), strict=False):
             for method in compared:

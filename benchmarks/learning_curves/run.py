@@ -144,8 +144,8 @@ def solution_probabilities(
 ) -> torch.Tensor:
     """Return for every problem the probability, at temperature 1, that `model` writes its solution and then ends.
 
-    It takes one forward pass over the solution and no samples, so that it has no noise. A completion whose errors cancel each other
-    gets the reward without being the solution: it counts as a failure here.
+    It takes one forward pass over the solution and no samples, so that it has no noise. A completion whose errors
+    cancel each other gets the reward without being the solution: it counts as a failure here.
     """
     probabilities = []
     for start in range(0, len(problems), batch_size):
@@ -273,4 +273,4 @@ def generated_tokens(history: list[dict[str, Any]], step: int) -> int:
 
 def diagnostics(history: list[dict[str, Any]]) -> dict[str, float]:
     values = {name: [entry[name] for entry in history if name in entry] for name in DIAGNOSTICS}
-    return {name: round(fmean(each), 5) for name, each in values.items() if each}
+    return {name: round(fmean(logged), 5) for name, logged in values.items() if logged}

@@ -97,7 +97,7 @@ Block = tuple[str, str]  # a setting and a method: one tuning and the reported r
 
 
 def plan(settings: Sequence[str] | None, methods: Sequence[str] | None) -> list[Block]:
-    """Return the whole suite, or the settings and methods asked for; every named method runs in each of the settings."""
+    """Return the suite, or the settings and methods asked for; a named method runs in each of the settings."""
     if methods:
         return [(setting, method) for setting in settings or SETTINGS for method in methods]
     return [(setting, method) for setting, names in SUITE if setting in (settings or SETTINGS) for method in names]
@@ -130,9 +130,9 @@ def tuning_runs(block: Block, finished: dict[str, dict]) -> list[list[Run]]:
 def _best(block: Block, among: list[Candidate], finished: dict[str, dict]) -> Candidate | None:
     """Return the candidate with the best mean score over the tuning seeds, the first of equals; None until all ran."""
     runs = [candidate_runs(block, candidate, TUNING_SEEDS) for candidate in among]
-    if not all(run.key() in finished for each in runs for run in each):
+    if not all(run.key() in finished for seeds in runs for run in seeds):
         return None
-    scores = [fmean(tuning_score(finished[run.key()]) for run in each) for each in runs]
+    scores = [fmean(tuning_score(finished[run.key()]) for run in seeds) for seeds in runs]
     return among[scores.index(max(scores))]
 
 
@@ -150,7 +150,7 @@ def reported_runs(block: Block, seeds: Iterable[int], finished: dict[str, dict])
 
 def known_runs(block: Block, seeds: Iterable[int], finished: dict[str, dict]) -> list[Run]:
     """Return the runs of a block that are known so far: which ones follow depends on the results of the first."""
-    tuning = [run for each in tuning_runs(block, finished) for run in each]
+    tuning = [run for runs in tuning_runs(block, finished) for run in runs]
     return tuning + reported_runs(block, seeds, finished)
 
 
@@ -171,7 +171,7 @@ class RunLog:
         self.finished: dict[str, dict] = {entry["key"]: entry["result"] for entry in entries}
 
     def drop_what_was_cut_off(self) -> None:
-        """Drop a last line that was cut off. Call it before the first run is appended, and while no other process writes."""
+        """Drop a last line that was cut off. Call it before the first append, while no other process writes."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.touch()
         os.truncate(self.path, self.whole)

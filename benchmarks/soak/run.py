@@ -131,7 +131,7 @@ def _slope(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def slopes(result: dict[str, Any]) -> dict[str, list[float]]:
-    """Return each slope per thousand steps after the warm-up, with its interval; for CPU seconds, a share of the mean."""
+    """Return slopes per thousand steps after the warm-up, with intervals; for CPU seconds as a share of the mean."""
     rows = {}
     for name, values in result["blocks"].items():
         steady = values[WARMUP_BLOCKS:]

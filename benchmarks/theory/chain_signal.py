@@ -67,7 +67,12 @@ def main() -> None:
         groups = [informative(fresh, 8), informative(fresh, 4)]
         groups += [informative_after_reset(reliability, steps, 4, m) for m in (1, 4)]
         signals = [signal_ratio(reliability, steps, m) for m in (1, 4)]
-        cells = [str(steps), f"{fresh:.3f}", *(f"{each:.0%}" for each in groups), *(f"{each:.2f}" for each in signals)]
+        cells = [
+            str(steps),
+            f"{fresh:.3f}",
+            *(f"{share:.0%}" for share in groups),
+            *(f"{signal:.2f}" for signal in signals),
+        ]
         print("| " + " | ".join(cells) + " |")
 
 

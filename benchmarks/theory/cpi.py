@@ -225,10 +225,10 @@ def graded(share: float, *, H: int = 4, noise: float = 0.1) -> ThoughtMDP:
         kind, count = divmod(state, H + 1)
         for action in range(2):
             right = 0.0 if kind == 1 and action == 1 else 1 - noise
-            for gained, chance in ((0, 1 - right), (1, right)):
-                after = min(count + gained, H)
-                for following in range(2):
-                    transition[:-1, state, action, following * (H + 1) + after] += chance * kinds[following]
+            for gain, chance in ((0, 1 - right), (1, right)):
+                after = min(count + gain, H)
+                for next_kind in range(2):
+                    transition[:-1, state, action, next_kind * (H + 1) + after] += chance * kinds[next_kind]
                 transition[-1, state, action, passed] += chance * after / H
                 transition[-1, state, action, failed] += chance * (1 - after / H)
     transition[:, failed, :, failed] = transition[:, passed, :, passed] = 1
@@ -240,7 +240,7 @@ def graded(share: float, *, H: int = 4, noise: float = 0.1) -> ThoughtMDP:
 def chain(share: float, *, H: int = 4, noise: float = 0.1) -> ThoughtMDP:
     """Make a chain of thoughts in which one wrong thought spoils the rest. Kinds and actions are those of `graded`.
 
-    It is more like reasoning, but less of a controlled experiment: advantages depend on what may still go wrong later, and
+    It is more like reasoning, but less of a controlled experiment: advantages depend on what may still go wrong, and
     p on how many trajectories are spoiled already. States: spoiled, then an intact chain at a solid or a shaky thought.
     """
     kinds = np.array([0, 1 - share, share])

@@ -197,7 +197,7 @@ def call_localizer(
             f"localizer returned {len(answers)} answers for {len(failed)} failed completions: return one for each, in "
             "order, and None where no step is to be named"
         )
-    return [_step_number(answer, len(each.steps)) for answer, each in zip(answers, failed, strict=True)]
+    return [_step_number(answer, len(failure.steps)) for answer, failure in zip(answers, failed, strict=True)]
 
 
 def _step_number(answer: Any, num_steps: int) -> int | None:

@@ -24,5 +24,5 @@ def reset_metrics(records: list[CompletionRecord], named: list[bool] | None) -> 
         "suffix_pass_rate": [bool(record.passed) for record in scored if record.seed is not None],
         "corrected_fraction": [group in corrected for group in seeds],
     }
-    metrics = {f"reset/{name}": sum(each) / len(each) for name, each in values.items() if each}
+    metrics = {f"reset/{name}": sum(numbers) / len(numbers) for name, numbers in values.items() if numbers}
     return metrics if named is None else metrics | {"reset/fallback_count": float(named.count(False))}

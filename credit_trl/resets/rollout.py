@@ -91,7 +91,7 @@ class Rollout:
                 rewards.append(self._score_trained(samples, base, ["base"] * len(base)))
         with self._timed("seeds"):
             if base and args.seed_source == "base":
-                candidates = [[samples[first + k] for k in range(base_size)] for first in rows[:: self.G]]
+                candidates = [[samples[start + k] for k in range(base_size)] for start in rows[:: self.G]]
                 failed = self._failed(rewards[0]).view(-1, base_size).tolist()
             else:
                 candidates, failed = draw_seeds(
@@ -139,8 +139,8 @@ class Rollout:
         own = self.rewards[self.rank * len(slots) : (self.rank + 1) * len(slots)]
         rewards, failures = own[:, self.correctness].tolist(), self._failed(own).tolist()
         records = []
-        for row, (slot, reward, failed) in enumerate(zip(slots, rewards, failures, strict=True)):
-            passed = None if math.isnan(reward) else not failed
+        for row, (slot, reward, failure) in enumerate(zip(slots, rewards, failures, strict=True)):
+            passed = None if math.isnan(reward) else not failure
             prefix_length = len(kept[row].ids) if row in kept else 0
             place = slot.prompt, slot.group, self.columns["completion_role"][row]
             tokens = self.prompt_ids[row], self.samples[row].ids, prefix_length

@@ -160,7 +160,10 @@ def reset_trees(records: list[CompletionRecord], decode: Decode) -> list[Picture
             reset_tree(
                 seed.steps,
                 step,
-                [Continuation(decode(each.ids[each.prefix_length :]), each.reward, each.advantage) for each in group],
+                [
+                    Continuation(decode(member.ids[member.prefix_length :]), member.reward, member.advantage)
+                    for member in group
+                ],
                 marks={step: "random step"} if seed.first_error is None else {seed.first_error: "named as wrong"},
                 note=decode(group[0].prompt_ids),
             )

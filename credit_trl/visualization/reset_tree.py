@@ -51,8 +51,8 @@ def reset_tree(
     result = "" if reward is None else f", reward {reward:.4g}"
     branches = [_box(f"failed from step {reset_step} on{result}: dropped", "".join(shown[reset_step - 1 :]), "dropped")]
     limit = max((abs(continuation.advantage) for continuation in continuations), default=0.0)
-    for text, gained, advantage in continuations:
-        head = f"reward {gained:.4g}, advantage {advantage:+.4g}"
+    for text, reward_value, advantage in continuations:
+        head = f"reward {reward_value:.4g}, advantage {advantage:+.4g}"
         branches.append(
             _box(head, f'<span class="step">{_text(text)}</span>', "", level(advantage, limit, signed=True))
         )
