@@ -1,4 +1,4 @@
-"""Time of the suffix phase of reset groups on a vLLM engine, with its prefix cache over without.
+"""Measure the suffix phase of reset groups on a vLLM engine: its time with the prefix cache over without.
 
     make test-vllm   # makes the environment
     .venv-vllm/bin/python -m benchmarks.cost.prefix_cache --output benchmarks/cost/prefix_cache_cpu.json

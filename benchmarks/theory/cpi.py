@@ -50,9 +50,9 @@ SLACK = 1e-9  # advantages below it are rounding errors
 
 
 class ThoughtMDP(NamedTuple):
-    start: np.ndarray  # (S,) probabilities
-    transition: np.ndarray  # (H, S, A, S) probabilities
-    reward: np.ndarray  # (S,) 0 or 1, of the state after the last step
+    start: np.ndarray  # probabilities (S,) of the first state
+    transition: np.ndarray  # probabilities (H, S, A, S) of the next state
+    reward: np.ndarray  # reward (S,), 0 or 1, of the state after the last step
 
 
 class Resets(NamedTuple):
@@ -61,7 +61,7 @@ class Resets(NamedTuple):
     The outcomes: pi' is pi and nothing is rolled out; else the difference of the two returns, -1, 0 or 1.
     """
 
-    probabilities: np.ndarray  # (4,)
+    probabilities: np.ndarray  # probabilities (4,) of the outcomes
 
     @property
     def advantage(self) -> float:

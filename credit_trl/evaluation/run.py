@@ -107,7 +107,7 @@ def evaluate_problems(
 
 
 def _share(num_problems: int, accelerator: Accelerator | None) -> list[int]:
-    """Return the places of this process's problems: as many on each process, with the last one repeated."""
+    """Return the indices of this process's problems: equally many on each process, by repeating the last one."""
     if accelerator is None:
         return list(range(num_problems))
     share = -(-num_problems // accelerator.num_processes)

@@ -138,7 +138,7 @@ def parse_localization(text: str, num_steps: int) -> int | None:
 
 
 def _until_brace(text: str) -> str | None:
-    """Return `text` up to the brace that closes it; None where none does."""
+    """Return the part of `text` before the brace that closes a box opened before it; None without such a brace."""
     depth = 1
     for match in re.finditer(r"\\.|[{}]", text, flags=re.DOTALL):
         depth += {"{": 1, "}": -1}.get(match[0], 0)
@@ -180,8 +180,8 @@ def call_localizer(
 ) -> list[int | None]:
     """Return the answers of a callable localizer, one for each of `failed`: None where it names no step.
 
-    An answer that is None, no integer or out of range is the localizer's way not to know: the caller counts it and
-    falls back to a random step. With nothing to localize the callable is not called.
+    An answer that is None, no integer or out of range means that the localizer does not know: the caller counts it
+    and falls back to a random step. With nothing to localize the callable is not called.
 
     Raises:
         ValueError: not one answer for each completion.

@@ -8,8 +8,8 @@ def reset_metrics(records: list[CompletionRecord], named: list[bool] | None) -> 
 
     Args:
         records: the trained completions of all processes.
-        named: for every failed completion that was localized, seed or not, whether a step of it was named.
-            None where nobody was asked.
+        named: one value for every failed completion that was localized, whether a seed or not: True where the
+            localizer named a step. None with random steps, where no localizer is asked.
     """
     seeds = {record.group: record.seed for record in records if record.seed is not None}
     scored = [record for record in records if record.passed is not None]

@@ -39,14 +39,17 @@ class Rollout:
     """Roll out a process's share of a generation batch: `run` samples, scores and records it.
 
     Args:
-        engine: samples.
-        score: scores rows of the data with a column `completion_role`, their prompts' and their completions' token ids.
-        args: the trainer's, whose group and length are given apart: TRL takes note of them once.
-        inputs: the share's rows, `num_generations` in succession for each prompt.
+        engine: what samples completions.
+        score: function that scores rows of the data (with a column `completion_role`), given the token ids of their
+            prompts and completions.
+        args: configuration of the trainer.
+        num_generations, max_completion_length: size of a group and length in tokens, as TRL read them from `args`
+            when the trainer was made. What is set on `args` later does not change them.
+        inputs: rows of the share, `num_generations` in succession for each prompt.
         localizer, step_delimiter: as in `SRPOTrainer`.
         correctness: column of the rewards that says what failed.
         step: number of the generation batch, which decides the plan's draws together with `args.seed`.
-        rank, processes: of distributed training.
+        rank, processes: index of this process and number of processes.
     """
 
     engine: RolloutEngine

@@ -33,7 +33,7 @@ class CreditHeatmapCallback(TrainerCallback):
     Args:
         trainer: a `GRPOTrainer` or any of the trainers here; `trainer.add_callback(CreditHeatmapCallback(trainer))`.
         every: optimizer steps between pictures.
-        num_completions: of a picture, those with the largest advantages in size.
+        num_completions: completions in a picture, those with the largest advantages in size.
 
     Raises:
         ValueError: a number below 1.
