@@ -32,7 +32,7 @@ docs: $(VENV)/.installed  ## the documentation as a site, in site/; a dead link 
 notebooks: $(VENV)/.installed  ## run notebooks/ offline and store their outputs, some minutes on a CPU
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python scripts/run_notebooks.py
 
-figures: $(VENV)/.installed  ## every picture of the benchmarks anew, from the stored results
+figures: $(VENV)/.installed  ## the pictures of the learning curves and of the soak anew, from the stored results
 	$(BIN)/python -m benchmarks.learning_curves --plot_only
 	for setting in rare long_reuse; do $(BIN)/python -m benchmarks.learning_curves --plot_only --settings $$setting \
 	  --seeds $$(seq 10 29) --output benchmarks/learning_curves/fresh_seeds/$$setting; done
