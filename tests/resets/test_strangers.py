@@ -8,7 +8,7 @@ from datasets import Dataset, IterableDataset
 from transformers import AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
-from credit_trl import SRPOTraceTrainer, SRPOTrainer
+from credit_trl import SRPOConfig, SRPOTraceTrainer, SRPOTrainer
 from credit_trl.resets import group_advantages
 from credit_trl.testbed import answer_reward, make_dataset
 from tests.helpers.comparing import same_weights
@@ -74,6 +74,10 @@ def test_a_plain_config_of_a_tiny_group_continues_what_it_draws(tiny_model, tmp_
     for group in (trainer.rollout_records[:num_generations], trainer.rollout_records[num_generations:]):
         assert len({record.group for record in group}) == 1
         assert sum(record.advantage for record in group) == pytest.approx(0, abs=1e-4)
+    trainer.evaluate(make_dataset(2))
+    for options in (dict(localizer="random"), dict(seed_source="fresh"), dict(seed_selection="furthest")):
+        args = SRPOConfig(str(tmp_path), per_device_train_batch_size=2 * num_generations, **settings | options)
+        SRPOTrainer(tiny_model, digit_reward, args=args, train_dataset=make_dataset(4)).train()
     caplog.clear()
     args = GRPOConfig(str(tmp_path), per_device_train_batch_size=8, **settings | dict(num_generations=4))
     SRPOTrainer(tiny_model, digit_reward, args=args, train_dataset=make_dataset(4))
