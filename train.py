@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, ProgressCallback
 from transformers.integrations import get_reporting_integration_callbacks
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, get_peft_config, get_quantization_config
@@ -13,6 +14,7 @@ from credit_trl.cli.methods import METHODS
 from credit_trl.cli.usage import UsageError, check_model_folder, one_line, usage_errors
 from credit_trl.evaluation.run import engine_pass_rate
 from credit_trl.generation.trainer_engine import TrainerEngine
+from credit_trl.rewards import RewardFunction, check_rewards, reward_warning
 from credit_trl.rewards.registry import check_columns, load_reward
 from credit_trl.visualization.curves import RewardProgress, learning_curve
 
@@ -56,17 +58,38 @@ def load_tokenizer(model_args: ModelConfig, training_args: GRPOConfig) -> PreTra
     return tokenizer
 
 
-def make_trainer(
-    run_args: RunArguments, model_args: ModelConfig, training_args: GRPOConfig, tokenizer: PreTrainedTokenizerBase
-) -> GRPOTrainer:
-    """Return the method's trainer with its model, data and rewards."""
-    conversational = tokenizer.chat_template is not None
+def load_problems(run_args: RunArguments, conversational: bool) -> tuple[Dataset, list[RewardFunction]]:
+    """Return the problems to train on and their rewards."""
     sys.path.insert(0, os.getcwd())  # a reward's module may lie where the run starts, as with TRL's own scripts
     with usage_errors(ValueError):
         rewards = [load_reward(name) for name in run_args.reward_funcs]
     train_dataset = run_args.load(run_args.dataset_train_split, run_args.dataset_size, conversational)
     with usage_errors(ValueError):
         check_columns(rewards, train_dataset.column_names)
+    return train_dataset, rewards
+
+
+def look_at_rewards(train_dataset: Dataset, rewards: list[RewardFunction], whole_table: bool, speaks: bool) -> None:
+    """Say in two lines what is wrong with the rewards, if anything; or print the whole table, and stop there."""
+    with usage_errors(ValueError):
+        report = check_rewards(train_dataset, rewards, rows=200 if whole_table else 32)
+    said = str(report) if whole_table else reward_warning(report)
+    if said and speaks:
+        print(said, file=sys.stdout if whole_table else sys.stderr)
+    if whole_table:
+        raise SystemExit(0 if report.ok else 1)
+
+
+def make_trainer(
+    run_args: RunArguments,
+    model_args: ModelConfig,
+    training_args: GRPOConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    train_dataset: Dataset,
+    rewards: list[RewardFunction],
+) -> GRPOTrainer:
+    """Return the method's trainer with its model, data and rewards."""
+    conversational = tokenizer.chat_template is not None
     eval_dataset = None
     if run_args.eval_pass_rate or training_args.eval_strategy != "no":
         eval_dataset = run_args.load(run_args.dataset_test_split, run_args.eval_size, conversational)
@@ -109,7 +132,11 @@ def main() -> None:
         run_args, model_args, training_args = parse(sys.argv[1:], TESTBED)
         check_before_loading(training_args)
         tokenizer = load_tokenizer(model_args, training_args)
-        trainer = make_trainer(run_args, model_args, training_args, tokenizer)
+        train_dataset, rewards = load_problems(run_args, tokenizer.chat_template is not None)
+        speaks = training_args.process_index == 0
+        if speaks or run_args.check_rewards:  # a table ends every process
+            look_at_rewards(train_dataset, rewards, run_args.check_rewards, speaks)
+        trainer = make_trainer(run_args, model_args, training_args, tokenizer, train_dataset, rewards)
     except UsageError as error:
         raise SystemExit(f"train.py: error: {one_line(error)}") from None
 

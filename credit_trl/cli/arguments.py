@@ -59,6 +59,13 @@ class RunArguments:
             "fits the data set if it is known by name, as in docs/guides/evaluation.md; accuracy otherwise."
         },
     )
+    check_rewards: bool = field(
+        default=False,
+        metadata={
+            "help": "Train nothing: print what the rewards give to the golds of 200 rows, to empty answers and to "
+            "other rows' golds. Exit status 1 if golds do not earn full reward, or others do."
+        },
+    )
     eval_pass_rate: bool = field(
         default=False,
         metadata={"help": "Report before and after training how often the first reward is 1 on held-out problems."},

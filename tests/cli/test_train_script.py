@@ -77,7 +77,9 @@ def test_the_pass_rate_is_sampled_as_in_training(tmp_path, monkeypatch, capsys):
         "--method", "grpo", *words, "--generation_kwargs", '{"suppress_tokens": [9]}', "--eval_size", "3",
         "--output_dir", str(tmp_path),
     )  # fmt: skip
-    trainer = train.make_trainer(run_args, model_args, args, train.load_tokenizer(model_args, args))
+    tokenizer = train.load_tokenizer(model_args, args)
+    problems = train.load_problems(run_args, tokenizer.chat_template is not None)
+    trainer = train.make_trainer(run_args, model_args, args, tokenizer, *problems)
     generate = trainer.model.generate
 
     def noted(**given):
@@ -323,7 +325,9 @@ def test_a_reward_may_lie_where_the_run_starts(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(tmp_path))])
     run_args, model_args, args = parse("--reward_funcs", "rewards_of_mine.mine", "--report_to", "none")
-    trainer = train.make_trainer(run_args, model_args, args, train.load_tokenizer(model_args, args))
+    tokenizer = train.load_tokenizer(model_args, args)
+    problems = train.load_problems(run_args, tokenizer.chat_template is not None)
+    trainer = train.make_trainer(run_args, model_args, args, tokenizer, *problems)
     assert trainer.reward_func_names == ["mine"]
 
 
@@ -480,3 +484,46 @@ def test_a_mistake_ends_the_process_without_a_traceback(tmp_path):
     assert result.stderr.splitlines()[-1].startswith("train.py: error: ")
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "runs").exists()
+
+
+CHECK = ("--bf16", "false", "--use_cpu", "true", "--model_name_or_path", str(BASE_MODEL))
+SOUND = '{"question": "1 + 1?", "answer": "#### 2"}\n{"question": "2 + 3?", "answer": "so 5\\n#### 5"}\n'
+
+
+def checked(folder, rows, monkeypatch, *more):
+    (folder / "rows.jsonl").write_text(rows)
+    data = ("--dataset_name", str(folder / "rows.jsonl"), "--prompt_column", "question", "--answer_column", "answer")
+    monkeypatch.setattr(sys, "argv", ["train.py", *CHECK, *data, *more])
+    with pytest.raises(SystemExit) as stopped:
+        train.main()
+    return stopped.value.code
+
+
+def test_check_rewards_prints_the_table_and_trains_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train, "make_trainer", None)
+    assert checked(tmp_path, SOUND, monkeypatch, "--check_rewards") == 0
+    printed = capsys.readouterr().out
+    assert "accuracy_reward" in printed and "All is well in 2 rows" in printed
+
+
+def test_check_rewards_fails_where_the_rewards_do(tmp_path, monkeypatch, capsys):
+    (tmp_path / "always.py").write_text("def right(completions, **kwargs):\n    return [1.0] * len(completions)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert checked(tmp_path, SOUND, monkeypatch, "--check_rewards", "--reward_funcs", "always.right") == 1
+    assert "All is well" not in capsys.readouterr().out
+
+
+def test_a_run_warns_of_its_rewards_before_the_model_is_loaded(tmp_path, monkeypatch, capsys):
+    def stop(*arguments):
+        raise SystemExit("before the trainer")
+
+    (tmp_path / "always.py").write_text("def right(completions, **kwargs):\n    return [1.0] * len(completions)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(train, "make_trainer", stop)
+    assert checked(tmp_path, SOUND, monkeypatch, "--reward_funcs", "always.right") == "before the trainer"
+    warning = capsys.readouterr().err
+    assert "Check the rewards: " in warning and "--check_rewards" in warning
+    assert checked(tmp_path, SOUND, monkeypatch) == "before the trainer"
+    assert "Check the rewards" not in capsys.readouterr().err
