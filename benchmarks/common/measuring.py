@@ -1,4 +1,4 @@
-"""What the benchmarks of trainers share: keeping quiet, methods that take turns, ratios within a turn."""
+"""Provide what the trainers' benchmarks share: quiet settings, methods that take turns, ratios within a turn."""
 
 import logging
 import re
@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 Figures = TypeVar("Figures")
 
-# Of the training arguments: nothing is saved, printed or reported, and all is float32.
+# Training arguments with which nothing is saved, printed or reported, and everything is float32.
 QUIET = dict(save_strategy="no", report_to="none", bf16=False, gradient_checkpointing=False, disable_tqdm=True)
 
 
@@ -28,7 +28,7 @@ def prepare(threads: int = 1) -> None:
 
 
 def in_turns(methods: Iterable[str], turns: int, run: Callable[[str], Figures]) -> dict[str, list[Figures]]:
-    """What `run` returns for every method in every turn; who begins a turn rotates."""
+    """Return what `run` returns for every method in every turn. The method that begins a turn rotates."""
     order = list(methods)
     results: dict[str, list[Figures]] = {method: [] for method in order}
     with tqdm(total=turns * len(order)) as progress:
@@ -43,25 +43,25 @@ def in_turns(methods: Iterable[str], turns: int, run: Callable[[str], Figures]) 
 def ratio_quartiles(
     name: str, runs: Sequence[dict[str, float]], reference: Sequence[dict[str, float]]
 ) -> tuple[float, ...]:
-    """Lower quartile, median and upper quartile of what is called `name` over the reference's of the same turn."""
-    ratios = [ours[name] / theirs[name] for ours, theirs in zip(runs, reference, strict=True)]
+    """Return the quartiles (25%, 50%, 75%) of the figure `name`, divided by the reference's in the same turn."""
+    ratios = [run[name] / baseline[name] for run, baseline in zip(runs, reference, strict=True)]
     return tuple(round(float(value), 4) for value in np.percentile(ratios, (25, 50, 75)))
 
 
 def ratio_columns(name: str, runs: Sequence[dict[str, float]], reference: Sequence[dict[str, float]]) -> dict[str, Any]:
-    """Median seconds called `name`, and the median and quartiles of their ratio to the reference's of the same turn."""
+    """Return the median of the seconds `name`, and the quartiles of their ratio to the reference's in the same turn."""
     low, middle, high = ratio_quartiles(name, runs, reference)
     seconds = round(median(run[name] for run in runs), 4)
     return {f"{name}_seconds": seconds, f"{name}_ratio": middle, f"{name}_quartiles": [low, high]}
 
 
 def processor() -> str:
-    """Linux's name of the CPU."""
+    """Return Linux's name of the CPU."""
     return re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())[1]
 
 
 class StepClock(TrainerCallback):
-    """Wall and CPU seconds of every optimizer step, from its batch being asked for to its end."""
+    """Measure wall and CPU seconds of every optimizer step, from the request for its batch to its end."""
 
     def __init__(self):
         self.steps: list[tuple[float, float]] = []

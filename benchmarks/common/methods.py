@@ -1,4 +1,4 @@
-"""The methods that the benchmarks compare: those of the command line, each at its own options, and variants of them.
+"""List the methods that the benchmarks compare: those of the command line at their own options, and variants.
 
 GRPO runs with TRL's default loss (`loss_type="dapo"`: a mean over the batch's tokens), which the trace methods share.
 GSPO, GMPO and the reset methods average over each completion first (`loss_type="grpo"`), as their papers do.

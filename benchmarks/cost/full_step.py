@@ -1,4 +1,4 @@
-"""A full step of every method over `GRPOTrainer`'s, on a model of real size with random weights: time and peak memory.
+"""Compare time and peak memory of a full step of every method with `GRPOTrainer`'s, at a real model's size.
 
     python -m benchmarks.cost.full_step --output benchmarks/cost/full_step_gpu.json             # one GPU of 80 GB
     python -m benchmarks.cost.full_step --model tiny --max_completion_length 64 --turns 3       # a rehearsal on a CPU
@@ -26,10 +26,10 @@ from credit_trl.testbed import BASE_MODEL, make_dataset
 from scripts.memory_plan import Limits, make_plan, read_launch, read_settings
 
 ROOT = Path(__file__).parents[2]
-# GRPO first: the others are divided by it.
+# GRPO comes first: the others are divided by it.
 COMPARED = ("grpo", "p_trace", "s_trace", "grpo_lambda recent", "grpo_lambda both", "rrpo", "srpo 1x4")
 COMPLETIONS = 8
-# As in the models' own configuration files.
+# Sizes as in the models' own configuration files.
 MODELS = {
     "tiny": Qwen3Config(
         vocab_size=512, hidden_size=64, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4,
@@ -47,12 +47,12 @@ MODELS = {
 
 
 def reward(completions, **kwargs):
-    """Every group has right and wrong completions, of whatever noise they are."""
+    """Return rewards that give every group right and wrong completions, whatever noise the completions are."""
     return [float(place % 4 == 0) for place in range(len(completions))]
 
 
 class PhaseClock(TrainerCallback):
-    """Seconds of the last step and of its update alone, and its peak of allocated memory."""
+    """Measure the seconds of the last step and of its update alone, and its peak of allocated memory."""
 
     def on_step_begin(self, args, state, control, **kwargs):
         if torch.cuda.is_available():
@@ -71,7 +71,7 @@ def now() -> float:
 
 
 def full_step(method: str, model_name: str, length: int, folder: str) -> dict[str, float]:
-    """The second of two steps: seconds of all of it, seconds of the update, and peak bytes."""
+    """Return the seconds of the second of two steps, the seconds of its update, and its peak bytes."""
     chosen, clock, tokenizer = METHODS[method], PhaseClock(), AutoTokenizer.from_pretrained(BASE_MODEL)
     on_gpu = torch.cuda.is_available()
     config = MODELS[model_name]
@@ -108,7 +108,7 @@ def full_step(method: str, model_name: str, length: int, folder: str) -> dict[st
 
 
 def planned_gib(model_name: str, length: int) -> float:
-    """The planner's peak of a step of GRPO on one GPU."""
+    """Return the planner's peak, in GiB, for a step of GRPO on one GPU."""
     options = {
         "dtype": "bfloat16", "bf16": True, "gradient_checkpointing": True, "max_completion_length": length,
         "per_device_train_batch_size": COMPLETIONS, "num_generations": COMPLETIONS,

@@ -1,4 +1,4 @@
-"""Everything about the traces that needs a GPU, in one run of a few minutes.
+"""Check and measure on a GPU everything about the traces that needs one, in a run of a few minutes.
 
     python -m benchmarks.cost.on_gpu --output benchmarks/cost/traces_h100.json                     # one GPU
     python -m benchmarks.cost.on_gpu --rehearse                                                    # tiny, on a CPU
@@ -152,7 +152,7 @@ def trained(method: Method, steps: int, **options) -> tuple[dict[str, torch.Tens
 
 
 def limits(steps: int) -> list[dict]:
-    """GRPO-lambda at lambda 0 is GRPO to the bit, if GRPO repeats itself."""
+    """Compare GRPO-lambda at lambda 0 with GRPO to the bit, after checking that GRPO repeats itself."""
     rows = []
     for bf16 in (False, True):
         for loss_type in ("dapo", "grpo"):
@@ -161,10 +161,17 @@ def limits(steps: int) -> list[dict]:
                 trained(method, steps, **options) for method in (METHODS["grpo"], METHODS["grpo"], LAMBDA_ZERO)
             )
             row = {"bf16": bf16, "loss_type": loss_type}
-            for name, other in (("grpo_again", again), ("lambda_zero", zero)):
-                row[f"{name}_largest_difference"] = max((other[k] - weights[k]).abs().max().item() for k in weights)
+            for name, trained_weights in (("grpo_again", again), ("lambda_zero", zero)):
+                row[f"{name}_largest_difference"] = max(
+                    (trained_weights[k] - weights[k]).abs().max().item() for k in weights
+                )
             row["figures_that_differ"] = sorted(
-                {key for own, other in zip(log, zero_log, strict=True) for key in own if own[key] != other.get(key)}
+                {
+                    key
+                    for entry, zero_entry in zip(log, zero_log, strict=True)
+                    for key in entry
+                    if entry[key] != zero_entry.get(key)
+                }
             )
             rows.append(row)
     return rows

@@ -1,4 +1,4 @@
-"""How many operations the traces are, and how many a training step has with and without them.
+"""Count the operations of the traces, and those of a training step with and without them.
 
     python -m benchmarks.cost.operations --output benchmarks/cost/operations.json
 
@@ -32,7 +32,7 @@ from credit_trl.traces.kernels import eligibility_trace
 COMPARED = (
     "grpo", "p_trace", "s_trace", "grpo_lambda recent", "grpo_lambda both", "grpo_lambda advantage",
 )  # fmt: skip
-# What launches nothing although it is no view in PyTorch's tables.
+# Operations that launch nothing although PyTorch's tables do not list them as views.
 SILENT = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "alias", "_unsafe_view"}
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "unique_dim", "_unique2", "equal", "is_nonzero"}
 

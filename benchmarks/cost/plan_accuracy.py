@@ -1,4 +1,4 @@
-"""What `scripts.memory_plan` says beside what real training takes, on a CPU.
+"""Compare the memory that `scripts.memory_plan` predicts with the memory that real training takes, on a CPU.
 
     python -m benchmarks.cost.plan_accuracy --output benchmarks/cost/plan_accuracy_cpu.json
 
@@ -64,7 +64,7 @@ def resident(peak: bool) -> int:
 
 
 class PhaseClock(TrainerCallback):
-    """The peak of `live` in every phase, in bytes; weights included."""
+    """Measure the peak of `live` in every phase, in bytes, weights included."""
 
     def __init__(self, live: LiveBytes, weights: int):
         self.live, self.weights = live, weights
@@ -103,7 +103,7 @@ def clocked(trainer: GRPOTrainer, clock: PhaseClock) -> None:
 
 
 def run_case(arguments: list[str], tensors: bool) -> dict:
-    """Train as `arguments` say; peaks by phase, or of the resident memory, and the longest prompt in tokens."""
+    """Train as `arguments` say. Return the peaks by phase or of resident memory, and the longest prompt in tokens."""
     train = load_script()
     with tempfile.TemporaryDirectory() as folder:
         run_args, model_args, args = train.parse(
@@ -142,7 +142,7 @@ def run_case(arguments: list[str], tensors: bool) -> dict:
 
 
 def plan_case(arguments: list[str], prompt: int) -> dict[str, float]:
-    """The planner's bytes for every phase."""
+    """Return the planner's bytes for every phase."""
     recipe = str(ROOT / "recipes" / "testbed.yaml")
     words = list(arguments)
     for option in ("--config", "--method"):

@@ -1,4 +1,4 @@
-"""Time of the suffix phase of reset groups on a vLLM engine, with its prefix cache over without.
+"""Measure the suffix phase of reset groups on a vLLM engine: its time with the prefix cache over without.
 
     make test-vllm   # makes the environment
     .venv-vllm/bin/python -m benchmarks.cost.prefix_cache --output benchmarks/cost/prefix_cache_cpu.json
@@ -27,7 +27,7 @@ from scripts.vllm_on_cpu import environment, use_plain_engine
 ROOT = Path(__file__).parents[2]
 
 NUM_GENERATIONS = 8
-BLOCK = 32  # tokens; vLLM's default is 16 on a GPU, and 128 on a CPU
+BLOCK = 32  # tokens in a block of the cache; vLLM's default is 16 on a GPU and 128 on a CPU
 
 
 def testbed() -> dict:
@@ -43,7 +43,7 @@ def testbed() -> dict:
 
 
 def smollm2() -> dict:
-    """Long prompts, and completions that all fail: every prompt is continued after a random sentence."""
+    """Make a case of long prompts whose completions all fail, so that each is continued after a random sentence."""
     from datasets import Dataset
 
     def failed(completions, **kwargs):
@@ -52,7 +52,8 @@ def smollm2() -> dict:
     rng = random.Random(0)
     sums = [", ".join(str(rng.randrange(10, 100)) for _ in range(100)) for _ in range(50)]
     prompts = [
-        [{"role": "user", "content": f"Add these numbers one by one and explain every step: {one}."}] for one in sums
+        [{"role": "user", "content": f"Add these numbers one by one and explain every step: {problem}."}]
+        for problem in sums
     ]
     return dict(
         model=str(ROOT / "models" / "SmolLM2-135M-Instruct"),
@@ -71,7 +72,7 @@ CASES = {"testbed": testbed, "smollm2": smollm2}
 
 
 def rollout(case: str, caching: bool, turns: int, turn) -> None:
-    """A process's generation batches: waits for its turn at each, and then says what its suffix phase came to."""
+    """Generate a process's batches. At each, wait for the turn, then send what the suffix phase took."""
     use_plain_engine(enable_prefix_caching=caching, block_size=BLOCK)
     import torch
 
@@ -145,19 +146,21 @@ def measure(case: str, turns: int) -> dict:
     pairs = [
         pair for pair in zip(seen[True][1:], seen[False][1:], strict=True) if pair[0]["prompts"] == pair[1]["prompts"]
     ]
-    low, middle, high = quantiles([on["seconds"] / off["seconds"] for on, off in pairs], n=4, method="inclusive")
-    tokens = [sum(map(len, on["prompts"])) for on, _ in pairs]
+    low, middle, high = quantiles(
+        [cached["seconds"] / uncached["seconds"] for cached, uncached in pairs], n=4, method="inclusive"
+    )
+    tokens = [sum(map(len, cached["prompts"])) for cached, _ in pairs]
     return {
         "case": case,
         "turns": len(pairs),
         "sequences": len(pairs[0][0]["prompts"]),
         "prompt_and_prefix_tokens": round(mean(tokens), 1),
-        "cached_tokens": round(mean(on["cached"] for on, _ in pairs), 1),
-        "cached_tokens_without_cache": round(mean(off["cached"] for _, off in pairs), 1),
-        "hit_rate": round(sum(on["cached"] for on, _ in pairs) / sum(tokens), 4),
-        "generated_tokens": round(mean(on["generated"] for on, _ in pairs), 1),
-        "seconds_with_cache": round(median(on["seconds"] for on, _ in pairs), 4),
-        "seconds_without_cache": round(median(off["seconds"] for _, off in pairs), 4),
+        "cached_tokens": round(mean(cached["cached"] for cached, _ in pairs), 1),
+        "cached_tokens_without_cache": round(mean(uncached["cached"] for _, uncached in pairs), 1),
+        "hit_rate": round(sum(cached["cached"] for cached, _ in pairs) / sum(tokens), 4),
+        "generated_tokens": round(mean(cached["generated"] for cached, _ in pairs), 1),
+        "seconds_with_cache": round(median(cached["seconds"] for cached, _ in pairs), 4),
+        "seconds_without_cache": round(median(uncached["seconds"] for _, uncached in pairs), 4),
         "ratio": round(middle, 4),
         "quartiles": [round(low, 4), round(high, 4)],
     }

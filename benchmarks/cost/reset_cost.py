@@ -1,4 +1,4 @@
-"""What reset groups cost over plain GRPO at the same number of trained completions: tokens, and time by phase.
+"""Measure what reset groups cost over GRPO at equally many trained completions: tokens, and time by phase.
 
     python -m benchmarks.cost.reset_cost --output benchmarks/cost/reset_cost_testbed_cpu.json
     python -m benchmarks.cost.reset_cost --model models/SmolLM2-135M-Instruct --turns 3 --completions 16 \\
@@ -35,7 +35,7 @@ PHASES = ("base", "seeds", "localization", "suffixes")
 
 
 class Bench:
-    """A model, its problems and what the trainers are given.
+    """Hold a model, its problems and what the trainers are given.
 
     Args:
         model_path: the testbed's base model or a chat model.
@@ -63,7 +63,7 @@ class Bench:
             self.resets = dict(step_delimiter="\n", localization_max_tokens=32)
 
     def run(self, method: str, steps: int, folder: str) -> dict[str, float]:
-        """Means over the steps but the first: tokens, wall and CPU seconds, and the seconds of every phase."""
+        """Return means over all steps but the first: tokens, wall and CPU seconds, and the seconds of every phase."""
         trainer_class, config_class, options, arguments = self.methods[method]
         clock = StepClock()
         trainer = trainer_class(
@@ -116,7 +116,7 @@ class Bench:
 
 
 def word_problems():
-    """As in recipes/smollm2_cpu.yaml."""
+    """Make the word problems of `recipes/smollm2_cpu.yaml`."""
     return load_data(
         "reasoning-gym/aiw",
         size=500,
@@ -127,7 +127,7 @@ def word_problems():
 
 
 def timed(function: Callable, seconds: list[float]) -> Callable:
-    """`function`, with the seconds of every call appended to `seconds`."""
+    """Wrap `function` so that the seconds of every call are appended to `seconds`."""
 
     @wraps(function)
     def wrapper(*arguments, **keywords):

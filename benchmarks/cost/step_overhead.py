@@ -1,4 +1,4 @@
-"""Time of a training step of each trace method over `GRPOTrainer`'s, on the testbed.
+"""Measure a training step of each trace method over `GRPOTrainer`'s, on the testbed.
 
     python -m benchmarks.cost.step_overhead --output benchmarks/cost/step_overhead_cpu.json
 
@@ -23,12 +23,12 @@ from benchmarks.common.measuring import QUIET, StepClock, in_turns, prepare, pro
 from benchmarks.common.methods import METHODS
 from credit_trl.testbed import BASE_MODEL, answer_reward, make_dataset
 
-# GRPO first: the others are divided by it.
+# GRPO comes first: the others are divided by it.
 COMPARED = ("grpo", "p_trace", "s_trace", "grpo_lambda recent", "grpo_lambda both", "grpo_lambda advantage")
 
 
 def cycle_seconds(method: str, model, tokenizer, dataset, cycles: int, output_dir: str) -> dict[str, float]:
-    """Median wall and CPU seconds of a generation cycle of two optimizer steps, without the first cycle."""
+    """Return the median wall and CPU seconds of a cycle (a generation and two optimizer steps), the first left out."""
     chosen = METHODS[method]
     clock = StepClock()
     trainer = chosen.make_trainer(

@@ -1,4 +1,4 @@
-"""Time and peak memory of the trace kernels, forward and backward, beside the two obvious ways of writing them.
+"""Measure time and peak memory of the trace kernels beside the two obvious ways of writing them.
 
     python -m benchmarks.cost.trace_kernels --output benchmarks/cost/trace_kernels_cpu.json
     python -m benchmarks.cost.trace_kernels --normalize --forms ours matrix --rows 16 \
@@ -102,7 +102,7 @@ def seconds(step: Callable[[], torch.Tensor], device: str, repeats: int) -> floa
 
 
 def peak_mebibytes(step: Callable[[], torch.Tensor], device: str) -> float:
-    """What a first pass adds to the memory in use: the allocator's peak on a GPU, the process's resident peak else."""
+    """Return the MiB that a first pass adds: to the allocator's peak on a GPU, else to the process's resident peak."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -145,7 +145,7 @@ def measure(
         for form in forms:
             row: dict = {"kernel": kernel, "form": form, "B": B, "T": T}
             if form in steps:
-                ratios = [own / ours for own, ours in zip(times[form], times["ours"], strict=True)]
+                ratios = [duration / baseline for duration, baseline in zip(times[form], times["ours"], strict=True)]
                 row |= {
                     "median_ms": round(1e3 * median(times[form]), 3),
                     "min_ms": round(1e3 * min(times[form]), 3),

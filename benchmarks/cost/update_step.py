@@ -1,4 +1,4 @@
-"""The update step of each trace method over `GRPOTrainer`'s, at a real model's size with random weights.
+"""Measure the update step of each trace method over `GRPOTrainer`'s, at a real model's size with random weights.
 
     python -m benchmarks.cost.update_step --output benchmarks/cost/update_step_smollm2_135m_h100.json     # one GPU
     python -m benchmarks.cost.update_step --model tiny --completions 8 --length 32 --turns 2              # on a CPU
@@ -25,13 +25,13 @@ from benchmarks.common.methods import METHODS
 from benchmarks.cost.full_step import MODELS, now, reward
 from credit_trl.testbed import BASE_MODEL, make_dataset
 
-# GRPO first: the others are divided by it.
+# GRPO comes first: the others are divided by it.
 COMPARED = ("grpo", "p_trace", "s_trace", "grpo_lambda recent", "grpo_lambda both", "grpo_lambda advantage")
-PROMPT = 32  # tokens
+PROMPT = 32  # tokens of a prompt
 
 
 class UpdateClock(TrainerCallback):
-    """Seconds of every update, and the peak of allocated bytes."""
+    """Measure the seconds of every update, and the peak of allocated bytes."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -46,7 +46,7 @@ class UpdateClock(TrainerCallback):
 def update(
     method: str, model, tokenizer, completions: int, length: int, updates: int, checkpointing: bool, folder: str
 ) -> dict[str, float]:
-    """Median seconds of the updates after the first, and peak bytes."""
+    """Return the median seconds of the updates after the first, and the peak bytes."""
     on_gpu, vocabulary = torch.cuda.is_available(), model.config.vocab_size
     generator = torch.Generator().manual_seed(1)
 

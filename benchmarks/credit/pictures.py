@@ -1,4 +1,4 @@
-"""Pictures of credit on the testbed: a failed completion of the base model under several methods, and a reset of it.
+"""Draw credit on the testbed: a failed completion of the base model under several methods, and a reset of it.
 
     python -m benchmarks.credit.pictures --output docs/images/credit.png
 
@@ -34,17 +34,17 @@ THEMES = {"dark": 0, "light": 1}  # Chromium's numbers
 
 
 def group_of(model, tokenizer, problem: Problem, answer: int, prefix: str, size: int, progress) -> tuple:
-    """Texts of sampled completions after `prefix`, their rewards, and their advantages in the group."""
+    """Sample completions after `prefix`. Return their texts, their rewards, and their advantages in the group."""
     text = problem.prompt + prefix
     ids = complete(model, tokenizer, [text] * size, longest(len(problem.operations)), 1.0, progress)
     texts = tokenizer.batch_decode(ids)
-    rewards = torch.tensor(answer_reward([prefix + one for one in texts], [answer] * size))
+    rewards = torch.tensor(answer_reward([prefix + text for text in texts], [answer] * size))
     groups = torch.zeros(size, dtype=torch.long)
     return texts, rewards, group_advantages(rewards.unsqueeze(1), torch.ones(1), groups)
 
 
 def entropies_of(model, tokenizer, prompt: str, ids: list[int]) -> torch.Tensor:
-    """(T,) of the policy at the tokens of a completion, nats."""
+    """Return the policy's entropies at the T tokens of a completion, (T,) in nats."""
     prompt_ids = tokenizer(prompt)["input_ids"]
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([prompt_ids + ids])).logits[0, len(prompt_ids) - 1 : -1]
@@ -64,13 +64,13 @@ def draw(model, tokenizer, seed: int) -> Picture:
                 break
         error = errors[chosen[0]]
         # One symbol is one token, so that these are the sampled tokens, with the end that `complete` cuts off.
-        ids = [tokenizer(one)["input_ids"] + [tokenizer.eos_token_id] for one in texts]
+        ids = [tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] for text in texts]
         tokens = token_texts(ids[chosen[0]], tokenizer.decode)
         steps = split_steps(ids[chosen[0]], tokenizer.decode, STEP_DELIMITER, end_ids=[tokenizer.eos_token_id])
         prefix = "".join(step.text for step in steps[: error - 1])
         continued = group_of(model, tokenizer, problem, row["answer"], prefix, GROUP // 2, progress)
-    entropies = [entropies_of(model, tokenizer, row["prompt"], one) for one in ids]
-    mask = pad_sequence([torch.ones(len(one)) for one in ids], batch_first=True)
+    entropies = [entropies_of(model, tokenizer, row["prompt"], completion) for completion in ids]
+    mask = pad_sequence([torch.ones(len(completion)) for completion in ids], batch_first=True)
     credit = {}
     for name, label in COMPARED.items():
         method = METHODS[name]
@@ -88,7 +88,10 @@ def draw(model, tokenizer, seed: int) -> Picture:
     tree = reset_tree(
         [step.text for step in steps],
         error,
-        [Continuation(*one) for one in zip(continued[0], *(values.tolist() for values in continued[1:]), strict=True)],
+        [
+            Continuation(*continuation)
+            for continuation in zip(continued[0], *(values.tolist() for values in continued[1:]), strict=True)
+        ],
         reward=rewards[chosen[0]].item(),
         marks={error: "first error"},
         title="Its reset at the first error",

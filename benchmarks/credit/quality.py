@@ -1,4 +1,4 @@
-"""Where credit lands, and how well errors are localized, on the testbed, which knows every step's truth.
+"""Measure where credit lands and how well errors are localized, on the testbed, which knows every step's truth.
 
     python -m benchmarks.credit.quality --output benchmarks/credit/quality.json
 
@@ -76,12 +76,12 @@ COMPARED = (
     "srpo 1x4 s_trace",
 )
 PHASES = ("on policy", "off policy")
-COMPLETIONS = 64  # of a batch, 8 of a problem
-SHAKY = shaky_facts(seed=0)  # those of the base model
+COMPLETIONS = 64  # completions of a batch, 8 for each problem
+SHAKY = shaky_facts(seed=0)  # the base model's shaky facts
 
 
 def longest(num_steps: int) -> int:
-    """Tokens of a completion: six for an operation and its delimiter, three for the answer, and some to spare."""
+    """Return a completion's limit in tokens: six an operation with its delimiter, three the answer, and a few more."""
     return 6 * num_steps + 8
 
 
@@ -89,17 +89,17 @@ def longest(num_steps: int) -> int:
 
 
 class Decisive(NamedTuple):
-    """The result token of a step that is written as it should be: `value operator operand = result`."""
+    """Hold the result token of a step that is written as it should be: `value operator operand = result`."""
 
     row: int
     column: int
-    is_right: bool  # the step, given the steps before it
+    is_right: bool  # whether the step is right, given the steps before it
     right: int  # the right result
     wrong: int | None  # the taught wrong result of a shaky fact
 
 
 def decisive_tokens(row: int, prompt: str, tokens: Sequence[str]) -> list[Decisive]:
-    """The decisive tokens of one completion, given as the texts of its tokens."""
+    """Return the decisive tokens of one completion, given as the texts of its tokens."""
     text = "".join(tokens)
     truths, found, begin = step_truths(Problem.parse(prompt), text), [], 0
     for index, step in enumerate(text.split(STEP_DELIMITER)[: len(Problem.parse(prompt).operations)]):
@@ -114,14 +114,16 @@ def decisive_tokens(row: int, prompt: str, tokens: Sequence[str]) -> list[Decisi
 
 
 def push(gradient: float, token: int, probabilities: np.ndarray, right: int, wrong: int) -> float:
-    """What descent on the logits adds to logit[right] - logit[wrong], for a loss of which `token`'s log-probability has
-    `gradient`. All are token ids."""
+    """Return what a step of gradient descent on the logits adds to logit[right] - logit[wrong].
+
+    `gradient` is that of the loss with respect to the log-probability of `token`. `token`, `right` and `wrong` are ids.
+    """
     stated = float(token == right) - float(token == wrong)
     return -gradient * (stated - (probabilities[right] - probabilities[wrong]))
 
 
 def read_credit(gradient, probabilities, ids, mask, decisive: list[Decisive], number_ids: dict[int, int]) -> dict:
-    """The sums of a batch that its figures are made of.
+    """Return the sums over a batch that its figures are made of.
 
     Args:
         gradient: (B, T) of the loss with respect to the tokens' log-probabilities.
@@ -134,19 +136,21 @@ def read_credit(gradient, probabilities, ids, mask, decisive: list[Decisive], nu
     squares = gradient**2 * ((probabilities**2).sum(-1) + 1 - 2 * taken) * mask
     sums = dict.fromkeys(("right", "right_count", "wrong", "wrong_count", "push", "shaky_squares"), 0.0)
     sums |= {"blame": 0.0, "negative": 0.0, "squares": float(squares.sum())}
-    for one in decisive:
-        at = one.row, one.column
+    for token in decisive:
+        at = token.row, token.column
         if not mask[at]:
             continue
         credit = -gradient[at] / scale
-        kind = "right" if one.is_right else "wrong"
+        kind = "right" if token.is_right else "wrong"
         sums[kind] += credit
         sums[f"{kind}_count"] += 1
         sums["negative"] += max(0.0, -credit)
-        sums["blame"] += max(0.0, -credit) * (not one.is_right)
-        if one.wrong is not None:
+        sums["blame"] += max(0.0, -credit) * (not token.is_right)
+        if token.wrong is not None:
             sums["shaky_squares"] += squares[at]
-            sums["push"] += push(gradient[at], ids[at], probabilities[at], number_ids[one.right], number_ids[one.wrong])
+            sums["push"] += push(
+                gradient[at], ids[at], probabilities[at], number_ids[token.right], number_ids[token.wrong]
+            )
     return {name: float(value) for name, value in sums.items()}
 
 
@@ -160,7 +164,7 @@ FIGURES: dict[str, Callable[[dict[str, np.ndarray]], float]] = {
 
 
 class Restore(TrainerCallback):
-    """The base model again after every second step, and an optimizer without a past."""
+    """Restore the base model and empty the optimizer's state after every second step."""
 
     def __init__(self, state: dict[str, torch.Tensor]):
         self.base = state
@@ -172,7 +176,7 @@ class Restore(TrainerCallback):
 
 
 class Observed:
-    """A mixin for trainers: keeps the sums of every batch's loss, in the order of the steps."""
+    """Keep the sums of every batch's loss in the order of the steps, as a mixin for trainers."""
 
     def _get_per_token_logps_and_entropies(self, *args, **kwargs):
         output = super()._get_per_token_logps_and_entropies(*args, **kwargs)
@@ -208,7 +212,7 @@ class Observed:
 
 
 def observe(name: str, setting: tuple[int, int], batches: int, learning_rate: float, folder: str, progress) -> list:
-    """The sums of every optimizer step, on policy and off policy in turn."""
+    """Return the sums of every optimizer step, on policy and off policy in turn."""
     method = METHODS[name]
     model = AutoModelForCausalLM.from_pretrained(BASE_MODEL, dtype=torch.float32)
     base = {key: value.clone() for key, value in model.state_dict().items()}
@@ -240,7 +244,7 @@ def observe(name: str, setting: tuple[int, int], batches: int, learning_rate: fl
 
 
 def summarize(observed: list[dict], rng: np.random.Generator) -> dict[str, dict]:
-    """The figures of both phases with their intervals over batches."""
+    """Return the figures of both phases with their intervals over batches."""
     summary = {}
     for index, phase in enumerate(PHASES):
         steps = observed[index :: len(PHASES)]
@@ -248,9 +252,10 @@ def summarize(observed: list[dict], rng: np.random.Generator) -> dict[str, dict]
         choices = rng.integers(len(steps), size=(2000, len(steps)))
         summary[phase] = {
             figure: with_interval(
-                of(sums), [of({name: values[chosen] for name, values in sums.items()}) for chosen in choices]
+                statistic(sums),
+                [statistic({name: values[choice] for name, values in sums.items()}) for choice in choices],
             )
-            for figure, of in FIGURES.items()
+            for figure, statistic in FIGURES.items()
         }
     return summary
 
@@ -264,8 +269,10 @@ def with_interval(value: float, resampled: Sequence[float]) -> dict:
 
 
 def complete(model, tokenizer, texts: list[str], longest: int, temperature: float, progress: tqdm) -> list[list[int]]:
-    """One sampled completion of each text, as token ids without padding and the end. One symbol is one token, so that
-    the tokens of a text that was sampled are the sampled tokens."""
+    """Sample one completion of each text. Return their token ids without padding and the end.
+
+    One symbol is one token, so that the tokens of a sampled text are the sampled tokens.
+    """
     ends, samples = {tokenizer.pad_token_id, tokenizer.eos_token_id}, []
     for start in range(0, len(texts), 256):
         batch = texts[start : start + 256]
@@ -285,7 +292,7 @@ def complete(model, tokenizer, texts: list[str], longest: int, temperature: floa
 
 
 class Failure(NamedTuple):
-    """A failed completion: its problem, the texts of its steps, the first wrong one, and the one the model names."""
+    """Hold a failed completion: its problem, its steps' texts, the first wrong step, and the one the model names."""
 
     problem: Problem
     steps: tuple[str, ...]
@@ -314,14 +321,17 @@ def failures(model, tokenizer, setting: tuple[int, int], wanted: int, progress: 
         for problem, steps, _ in found
     ]
     answers = tokenizer.batch_decode(complete(model, tokenizer, asked, 6, 0.3, progress))
-    return [Failure(*one, parse_localization(answer, len(one[1]))) for one, answer in zip(found, answers, strict=True)]
+    return [
+        Failure(*failure, parse_localization(answer, len(failure[1])))
+        for failure, answer in zip(found, answers, strict=True)
+    ]
 
 
 def localizer_quality(found: list[Failure], rng: np.random.Generator) -> dict[str, dict]:
-    """The model's answers, and what a random step would have been in expectation."""
-    n = np.array([len(one.steps) for one in found])
-    error = np.array([one.error for one in found])
-    named = np.array([one.named or 0 for one in found])
+    """Return how good the model's answers are, and how good a random step would be in expectation."""
+    n = np.array([len(failure.steps) for failure in found])
+    error = np.array([failure.error for failure in found])
+    named = np.array([failure.named or 0 for failure in found])
     read = named > 0
     columns = {
         "parse_rate": read,
@@ -346,29 +356,31 @@ def localizer_quality(found: list[Failure], rng: np.random.Generator) -> dict[st
 def correction(
     model, tokenizer, found: list[Failure], length: int, suffixes: int, rng: np.random.Generator, progress: tqdm
 ) -> dict[str, dict]:
-    """How often continuations come out right, by who chose the step and by whether the prefix is clean."""
+    """Return how often continuations are right, by who chose the step and by whether the prefix is clean."""
     draw = random.Random(0)
     cuts = {
-        "self": [one.named or draw.randint(1, len(one.steps)) for one in found],
-        "random": [draw.randint(1, len(one.steps)) for one in found],
-        "oracle": [one.error for one in found],
+        "self": [failure.named or draw.randint(1, len(failure.steps)) for failure in found],
+        "random": [draw.randint(1, len(failure.steps)) for failure in found],
+        "oracle": [failure.error for failure in found],
     }
     result: dict[str, dict] = {}
-    for name, chosen in cuts.items():
-        prefixes = ["".join(one.steps[: cut - 1]) for one, cut in zip(found, chosen, strict=True)]
+    for name, steps in cuts.items():
+        prefixes = ["".join(failure.steps[: step - 1]) for failure, step in zip(found, steps, strict=True)]
         texts = [
-            one.problem.prompt + prefix for one, prefix in zip(found, prefixes, strict=True) for _ in range(suffixes)
+            failure.problem.prompt + prefix
+            for failure, prefix in zip(found, prefixes, strict=True)
+            for _ in range(suffixes)
         ]
         sampled = tokenizer.batch_decode(complete(model, tokenizer, texts, length, 1.0, progress))
         whole = [
             prefix + text for prefix, text in zip((p for p in prefixes for _ in range(suffixes)), sampled, strict=True)
         ]
-        answers = [one.problem.answer for one in found for _ in range(suffixes)]
+        answers = [failure.problem.answer for failure in found for _ in range(suffixes)]
         passed = np.array(answer_reward(whole, answers)).reshape(-1, suffixes).mean(1)
-        clean = np.array([cut <= one.error for one, cut in zip(found, chosen, strict=True)])
+        clean = np.array([step <= failure.error for failure, step in zip(found, steps, strict=True)])
         result[name] = {}
-        for kind, which in (("all", clean | True), ("clean", clean), ("erroneous", ~clean)):
-            rates = passed[which]
+        for kind, mask in (("all", clean | True), ("clean", clean), ("erroneous", ~clean)):
+            rates = passed[mask]
             if len(rates):
                 choices = rng.integers(len(rates), size=(2000, len(rates)))
                 result[name][kind] = with_interval(rates.mean(), rates[choices].mean(1)) | {"prefixes": len(rates)}
@@ -403,13 +415,13 @@ def tables(result: dict) -> str:
     qualities = list(result["localization"].values())
     for key in qualities[0]["answers"]:
         if key != "signed_distance":
-            cells = [shown(one["answers"][key], not key.startswith("distance")) for one in qualities]
+            cells = [shown(quality["answers"][key], not key.startswith("distance")) for quality in qualities]
             lines.append(f"| {key.replace('_', ' ')} | {' | '.join(cells)} |")
     for name in ("self", "random", "oracle"):
         for kind in ("all", "clean", "erroneous"):
             cells = [
-                shown(one["correction"][name][kind], True) if kind in one["correction"][name] else "-"
-                for one in qualities
+                shown(quality["correction"][name][kind], True) if kind in quality["correction"][name] else "-"
+                for quality in qualities
             ]
             lines.append(f"| corrected, {name}, {kind} prefixes | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -430,8 +442,8 @@ def draw(result: dict, path: Path) -> None:
         ):
             for phase, offset, color in zip(PHASES, (0.17, -0.17), ("C0", "C1"), strict=True):
                 values = [phases[phase][key] for phases in methods.values()]
-                middle = np.array([one["value"] for one in values])
-                errors = np.abs(np.array([one["interval"] for one in values]).T - middle)
+                middle = np.array([estimate["value"] for estimate in values])
+                errors = np.abs(np.array([estimate["interval"] for estimate in values]).T - middle)
                 axes.errorbar(middle, y + offset, xerr=errors, fmt="o", color=color, markersize=4, label=phase)
             axes.set(yticks=y, yticklabels=list(methods), title=f"{title}\n{setting}")
             axes.grid(alpha=0.3)
@@ -445,10 +457,12 @@ def draw(result: dict, path: Path) -> None:
         }
         for name, kinds in quality["correction"].items():
             bars |= {
-                f"corrected: {name}, {kind}": of for kind, of in kinds.items() if (name, kind) != ("oracle", "clean")
+                f"corrected: {name}, {kind}": rate
+                for kind, rate in kinds.items()
+                if (name, kind) != ("oracle", "clean")
             }
-        middle = np.array([one["value"] for one in bars.values()])
-        errors = np.abs(np.array([one["interval"] for one in bars.values()]).T - middle)
+        middle = np.array([estimate["value"] for estimate in bars.values()])
+        errors = np.abs(np.array([estimate["interval"] for estimate in bars.values()]).T - middle)
         y = np.arange(len(bars))[::-1]
         axes.barh(y, middle, xerr=errors, color="C2", alpha=0.7)
         axes.set(yticks=y, yticklabels=list(bars), title=f"localization and correction\n{setting}", xlim=(0, 1))

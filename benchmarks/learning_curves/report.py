@@ -1,4 +1,4 @@
-"""What the runs of the learning curves add up to: intervals, crossings, tables, figures. No training here."""
+"""Summarize the runs of the learning curves: intervals, crossings, tables, figures. Nothing is trained here."""
 
 import math
 from collections.abc import Sequence
@@ -28,25 +28,25 @@ Interval = tuple[float, float, float]  # the statistic, and the ends of its 95% 
 
 
 def tuning_score(result: dict[str, Any]) -> float:
-    """The mean pass@1 over a run's evaluations after the start: high for what learns much and soon."""
+    """Return a run's mean pass@1 over all evaluations but the first: high for runs that learn much and soon."""
     return fmean(result["pass_at_1"][1:])
 
 
 def resamples(count: int) -> np.ndarray:
-    """Indices of seeds drawn with replacement, (RESAMPLES, count); always the same ones."""
+    """Return indices of seeds drawn with replacement, (RESAMPLES, count); they are always the same."""
     return np.random.default_rng(0).integers(0, count, (RESAMPLES, count))
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
-    """The mean with its percentile bootstrap interval over seeds."""
+    """Return the mean with its percentile bootstrap interval over seeds."""
     low, high = bootstrap_interval(values, num_resamples=RESAMPLES)
     return float(np.mean(values)), float(low), float(high)
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:
-    """How often the mean of paired differences is as far from 0 when each of their signs may as well be the other.
+    """Return the p-value of the sign-flip test: how often random signs give a mean as far from 0 as the one observed.
 
-    Two-sided, and exact for up to 20 differences: all ways to flip the signs are counted. Of more, 2^16 random ones.
+    The test is two-sided. For up to 20 differences it is exact and counts all signs; for more it draws 2^16 of them.
     """
     values, sums = np.asarray(differences), np.zeros(1)
     if len(values) <= 20:
@@ -58,7 +58,7 @@ def sign_flip_p(differences: Sequence[float]) -> float:
 
 
 def first_crossing(x: Sequence[float], y: Sequence[float], level: float) -> float:
-    """Where the line through the points first reaches `level`; infinity if it never does."""
+    """Return where the line through the points first reaches `level`; infinity if it never does."""
     for index, value in enumerate(y):
         if value >= level:
             if index == 0:
@@ -69,7 +69,7 @@ def first_crossing(x: Sequence[float], y: Sequence[float], level: float) -> floa
 
 
 def ratio_interval(crossings: Sequence[float], reference: Sequence[float]) -> Interval:
-    """The ratio of the median crossings of the same seeds, with its paired percentile bootstrap interval.
+    """Return the ratio of the median crossings of the same seeds, with its paired percentile bootstrap interval.
 
     Runs that never cross count as infinitely late, which a median bears. A resample in which neither median is
     finite says nothing about the ratio: it counts as 0 for the lower end and as infinity for the upper one.
@@ -87,10 +87,10 @@ def ratio_interval(crossings: Sequence[float], reference: Sequence[float]) -> In
 
 
 def catch_up_interval(runs: Sequence[dict[str, Any]], reference: Sequence[dict[str, Any]], axis: str) -> Interval:
-    """What a method needs to reach the pass@1 with which the reference's runs end, as a share of what these took.
+    """Return what a method needs to reach the final pass@1 of the reference, as a share of what the reference took.
 
-    Of mean curves over seeds, with a percentile bootstrap interval over resamples of the same seeds for both. Infinite
-    where the mean curve stays below.
+    Both are read off mean curves over seeds; the interval is the percentile bootstrap's over the same seeds for both.
+    The share is infinite where the method's mean curve stays below.
     """
     x, y = (np.array([run[name] for run in runs], dtype=float) for name in (axis, "pass_at_1"))
     cost = np.array([run[axis][-1] for run in reference], dtype=float)
@@ -105,13 +105,13 @@ def catch_up_interval(runs: Sequence[dict[str, Any]], reference: Sequence[dict[s
 
 
 def _median(values: np.ndarray) -> np.ndarray:
-    """Along the last axis; infinite as soon as one of the two middle values is."""
+    """Return the median along the last axis, which is infinite as soon as one of the two middle values is."""
     ordered, middle = np.sort(values, axis=-1), values.shape[-1] // 2
     return (ordered[..., middle] + ordered[..., (values.shape[-1] - 1) // 2]) / 2
 
 
 def mean_curve(runs: Sequence[dict[str, Any]], axis: str, points: int = 25) -> dict[str, list[float]]:
-    """The mean pass@1 over seeds with its interval, on a grid that ends where the first of the runs ends."""
+    """Return the mean pass@1 over seeds with its interval, on a grid that ends where the shortest run ends."""
     grid = np.linspace(0, min(run[axis][-1] for run in runs), points)
     curves = np.stack([np.interp(grid, run[axis], run["pass_at_1"]) for run in runs])
     low, high = bootstrap_interval(curves.T, num_resamples=RESAMPLES)
@@ -130,7 +130,7 @@ def _rounded(values: np.ndarray) -> list[float]:
 def summarize_method(
     runs: dict[int, dict[str, Any]], reference: dict[int, dict[str, Any]], levels: Sequence[float]
 ) -> dict[str, Any]:
-    """A method's results in a setting, beside the reference's of the same seeds.
+    """Return a method's results in a setting, beside the reference's of the same seeds.
 
     Args:
         runs: results by seed.
@@ -177,7 +177,7 @@ def _crossing(ours: list[dict], theirs: list[dict], axis: str, level: float) -> 
 
 
 def _finite(interval: Interval) -> list[float | str]:
-    """JSON has no infinity and no NaN."""
+    """Return an interval as JSON holds it, with text for infinity and NaN, which JSON lacks."""
     return [value if math.isfinite(value) else str(value) for value in interval]
 
 
@@ -193,24 +193,26 @@ def markdown(summary: dict[str, Any]) -> str:
         header += [f"to GRPO's final pass@1: {name}" for name in ("completions", "tokens", "seconds")]
         header += [f"completions to {level:g}, over GRPO's" for level in levels] + ["runs", "s a run"]
         lines += _row(header) + _row(["---"] * len(header))
-        for method, one in setting["methods"].items():
-            compared = method != "grpo" and "catch_up" in one
-            cells = [method, one["tuned"], _interval(one["pass_at_1"])]
-            cells += [_interval(one["pass_at_1_minus_grpo"], "+") if compared else "-"]
-            cells += [f"{one['pass_at_1_p']:.3f}" if compared else "-", _interval(one["pass_at_16"])]
-            cells += [_interval(one["pass_at_16_minus_grpo"], "+") if compared else "-"]
-            cells += [_share(one["catch_up"][axis]) if compared else "-" for axis in AXES]
+        for method, outcome in setting["methods"].items():
+            compared = method != "grpo" and "catch_up" in outcome
+            cells = [method, outcome["tuned"], _interval(outcome["pass_at_1"])]
+            cells += [_interval(outcome["pass_at_1_minus_grpo"], "+") if compared else "-"]
+            cells += [f"{outcome['pass_at_1_p']:.3f}" if compared else "-", _interval(outcome["pass_at_16"])]
+            cells += [_interval(outcome["pass_at_16_minus_grpo"], "+") if compared else "-"]
+            cells += [_share(outcome["catch_up"][axis]) if compared else "-" for axis in AXES]
             for level in levels:
                 cells.append(
-                    _ratio(one["crossings"][str(level)]["completions"], len(one["paired_seeds"])) if compared else "-"
+                    _ratio(outcome["crossings"][str(level)]["completions"], len(outcome["paired_seeds"]))
+                    if compared
+                    else "-"
                 )
-            runs = f"{len(one['seeds'])}" + (f" ({one['diverged']} diverged)" if one["diverged"] else "")
-            lines += _row([*cells, runs, f"{one['cpu_seconds_per_run']:.0f}"])
-        names = sorted({name for one in setting["methods"].values() for name in one["diagnostics"]})
+            runs = f"{len(outcome['seeds'])}" + (f" ({outcome['diverged']} diverged)" if outcome["diverged"] else "")
+            lines += _row([*cells, runs, f"{outcome['cpu_seconds_per_run']:.0f}"])
+        names = sorted({name for outcome in setting["methods"].values() for name in outcome["diagnostics"]})
         lines += ["", "Means over the runs of what was logged:", ""]
         lines += _row(["method", *names]) + _row(["---"] * (len(names) + 1))
-        for method, one in setting["methods"].items():
-            values = [one["diagnostics"].get(name) for name in names]
+        for method, outcome in setting["methods"].items():
+            values = [outcome["diagnostics"].get(name) for name in names]
             lines += _row([method, *("" if value is None else f"{value:.3g}" for value in values)])
         lines.append("")
     return "\n".join(lines)
@@ -231,7 +233,7 @@ def _share(interval: Sequence[float | str]) -> str:
 
 
 def _ratio(crossing: dict[str, Any], seeds: int) -> str:
-    value, low, high = (float(one) for one in crossing["ratio_to_grpo"])
+    value, low, high = (float(number) for number in crossing["ratio_to_grpo"])
     reached = "" if crossing["reached"] == seeds else f"; {crossing['reached']} of {seeds} reach it"
     if math.isnan(value):
         return f"neither does{reached}"
@@ -247,7 +249,7 @@ def _number(value: float) -> str:
 
 
 def draw_setting(name: str, setting: dict[str, Any], path: Path) -> None:
-    """One row for each family of methods, GRPO in both: pass@1 against the three axes, and where the runs end.
+    """Draw a row for each family of methods, GRPO in both: pass@1 against the three axes, and where the runs end.
 
     The colors are those of the names in the last column.
     """
@@ -255,11 +257,11 @@ def draw_setting(name: str, setting: dict[str, Any], path: Path) -> None:
     rows = {
         family: [method for method in methods if method.startswith(prefixes)] for family, prefixes in FAMILIES.items()
     }
-    rows = {family: chosen for family, chosen in rows.items() if chosen} or {"no other method yet": []}
+    rows = {family: group for family, group in rows.items() if group} or {"no other method yet": []}
     figure = Figure(figsize=(20, 4.6 * len(rows)), dpi=110, layout="constrained")
     grid = figure.subplots(len(rows), len(AXES) + 1, squeeze=False)
-    for row, (family, chosen) in zip(grid, rows.items(), strict=True):
-        compared = (["grpo"] if "grpo" in methods else []) + chosen
+    for row, (family, group) in zip(grid, rows.items(), strict=True):
+        compared = (["grpo"] if "grpo" in methods else []) + group
         colors = {method: "black" if method == "grpo" else f"C{index}" for index, method in enumerate(compared)}
         for panel, (axis, label) in zip(row, AXES.items(), strict=False):
             for method in compared:

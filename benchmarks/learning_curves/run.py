@@ -1,4 +1,4 @@
-"""One training run of the learning curves, as a worker process does it: the settings, the run, the exact pass rates."""
+"""Run one training of the learning curves, as a worker process does: settings, training, exact pass rates."""
 
 import copy
 import functools
@@ -26,10 +26,10 @@ from benchmarks.common.methods import METHODS
 from credit_trl.testbed import BASE_MODEL, Problem, answer_reward
 from credit_trl.testbed.arithmetic import MODULUS, as_dataset
 
-COMPLETIONS = 64  # of a generation batch, all trained
+COMPLETIONS = 64  # completions of a generation batch, all trained
 NUM_GENERATIONS = 8
 WARMUP = 5  # generation batches until the learning rate is reached: Adam's first steps are large ones
-HELD_OUT_SEED = 2_000_000  # far from every seed of training problems
+HELD_OUT_SEED = 2_000_000  # seed of the held-out problems, far from those of the training problems
 # What problems are made of: six operations on 17 values are 102 facts, few enough to be learned within a minute.
 OPERATIONS = (("*", 3), ("+", 5), ("-", 7), ("*", 11), ("+", 12), ("-", 4))
 HARD_OPERATIONS = (("+", 3), ("+", 5), ("-", 7), ("-", 10))  # the base model is wrong in more of these
@@ -61,10 +61,10 @@ DIAGNOSTICS = (
 
 @dataclass(frozen=True)
 class Setting:
-    """The problems and how long they are trained on.
+    """Describe the problems and how long they are trained on.
 
     Args:
-        min_steps, max_steps: of the problems.
+        min_steps, max_steps: range of the number of steps of a problem.
         num_iterations: optimizer steps on each generation batch. 1 is on policy, every ratio being 1.
         generations: generation batches of a run, `COMPLETIONS` each; no problem comes twice.
         evaluate_every: generation batches between two evaluations.
@@ -83,19 +83,19 @@ class Setting:
 
 @dataclass(frozen=True)
 class Run:
-    """All that defines a training run, beside the base model."""
+    """Hold everything that defines a training run, apart from the base model."""
 
     setting_name: str
     setting: Setting
     method: str
     learning_rate: float
-    options: dict[str, Any] = field(default_factory=dict)  # what was tuned of the method
+    options: dict[str, Any] = field(default_factory=dict)  # options of the method that were tuned
     seed: int = 0
 
     def key(self) -> str:
-        """The same for the same run, and another for every other: settings, method, seed and base model.
+        """Return a key that two runs share if their settings, method, seed and base model are the same.
 
-        The code is not in it. To measure a trainer that has changed, give `--runs` a new file.
+        The code has no part in it. To measure a trainer that has changed, give `--runs` a new file.
         """
         method = METHODS[self.method]
         definition = {
@@ -142,10 +142,10 @@ def sample_problems(setting: Setting, count: int, seed: int) -> list[Problem]:
 def solution_probabilities(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, problems: list[Problem], batch_size: int = 64
 ) -> torch.Tensor:
-    """For every problem, the probability at temperature 1 that `model` writes its solution and then ends.
+    """Return for every problem the probability, at temperature 1, that `model` writes its solution and then ends.
 
-    One forward pass over the solution instead of samples, so without noise. A completion whose errors cancel each other
-    gets the reward without being the solution: it counts as a failure here.
+    It takes one forward pass over the solution and no samples, so that it has no noise. A completion whose errors
+    cancel each other gets the reward without being the solution: it counts as a failure here.
     """
     probabilities = []
     for start in range(0, len(problems), batch_size):
@@ -166,12 +166,12 @@ def solution_probabilities(
 
 
 def pass_at(probabilities: torch.Tensor, k: int) -> float:
-    """The expected share of problems of which at least one of k independent samples is right."""
+    """Return the expected share of problems of which at least one of k independent samples is right."""
     return (1 - (1 - probabilities) ** k).mean().item()
 
 
 class Curve(TrainerCallback):
-    """Evaluates before training and every `setting.evaluate_every` generation batches; its time does not count."""
+    """Evaluate before training and every `setting.evaluate_every` generation batches. Its time does not count."""
 
     def __init__(self, setting: Setting, tokenizer: PreTrainedTokenizerBase):
         self.problems, self.tokenizer = sample_problems(setting, setting.held_out, HELD_OUT_SEED), tokenizer
@@ -259,7 +259,7 @@ def train(run: Run) -> dict[str, Any]:
 
 
 def generated_tokens(history: list[dict[str, Any]], step: int) -> int:
-    """Tokens sampled up to optimizer step `step`: completions, continuations, drawn seeds and localizations."""
+    """Count the tokens sampled up to optimizer step `step`: completions, continuations, seeds and localizations."""
     total = 0.0
     for entry in history:
         if entry["step"] > step:
@@ -273,4 +273,4 @@ def generated_tokens(history: list[dict[str, Any]], step: int) -> int:
 
 def diagnostics(history: list[dict[str, Any]]) -> dict[str, float]:
     values = {name: [entry[name] for entry in history if name in entry] for name in DIAGNOSTICS}
-    return {name: round(fmean(each), 5) for name, each in values.items() if each}
+    return {name: round(fmean(logged), 5) for name, logged in values.items() if logged}

@@ -97,7 +97,7 @@ Block = tuple[str, str]  # a setting and a method: one tuning and the reported r
 
 
 def plan(settings: Sequence[str] | None, methods: Sequence[str] | None) -> list[Block]:
-    """The suite, or what of it was asked for. Methods that are named run in every setting asked for."""
+    """Return the suite, or the settings and methods asked for; a named method runs in each of the settings."""
     if methods:
         return [(setting, method) for setting in settings or SETTINGS for method in methods]
     return [(setting, method) for setting, names in SUITE if setting in (settings or SETTINGS) for method in names]
@@ -107,7 +107,7 @@ Candidate = tuple[float, dict[str, Any]]  # a learning rate, and the method's ow
 
 
 def candidates(block: Block, finished: dict[str, dict]) -> list[Candidate]:
-    """What is tuned over: five of every method, the last of which is known once the others have run."""
+    """Return a method's five candidates for tuning. The last one is known once the others have run."""
     setting, method = block
     *first, last = [(rate, {}) for rate in LEARNING_RATES[setting]]
     if method not in KNOBS:
@@ -123,45 +123,45 @@ def candidate_runs(block: Block, candidate: Candidate, seeds: Iterable[int]) -> 
 
 
 def tuning_runs(block: Block, finished: dict[str, dict]) -> list[list[Run]]:
-    """For every candidate so far its runs, one for each tuning seed."""
+    """Return the runs of every candidate known so far, one for each tuning seed."""
     return [candidate_runs(block, candidate, TUNING_SEEDS) for candidate in candidates(block, finished)]
 
 
 def _best(block: Block, among: list[Candidate], finished: dict[str, dict]) -> Candidate | None:
-    """The candidate with the best mean score over the tuning seeds, the first of equals; None before all have run."""
+    """Return the candidate with the best mean score over the tuning seeds, the first of equals; None until all ran."""
     runs = [candidate_runs(block, candidate, TUNING_SEEDS) for candidate in among]
-    if not all(run.key() in finished for each in runs for run in each):
+    if not all(run.key() in finished for seeds in runs for run in seeds):
         return None
-    scores = [fmean(tuning_score(finished[run.key()]) for run in each) for each in runs]
+    scores = [fmean(tuning_score(finished[run.key()]) for run in seeds) for seeds in runs]
     return among[scores.index(max(scores))]
 
 
 def best_candidate(block: Block, finished: dict[str, dict]) -> Candidate | None:
-    """None before every candidate has run."""
+    """Return the candidate that tuning chose; None before every candidate has run."""
     among = candidates(block, finished)
     return _best(block, among, finished) if len(among) == NUM_CANDIDATES else None
 
 
 def reported_runs(block: Block, seeds: Iterable[int], finished: dict[str, dict]) -> list[Run]:
-    """The runs of the chosen candidate; none before it is chosen."""
+    """Return the runs of the chosen candidate; an empty list before it is chosen."""
     chosen = best_candidate(block, finished)
     return [] if chosen is None else candidate_runs(block, chosen, seeds)
 
 
 def known_runs(block: Block, seeds: Iterable[int], finished: dict[str, dict]) -> list[Run]:
-    """All runs that a block needs, as far as they are known: the choice of one depends on the results of others."""
-    tuning = [run for each in tuning_runs(block, finished) for run in each]
+    """Return the runs of a block that are known so far: which ones follow depends on the results of the first."""
+    tuning = [run for runs in tuning_runs(block, finished) for run in runs]
     return tuning + reported_runs(block, seeds, finished)
 
 
 def suite_runs(blocks: Sequence[Block], seeds: Sequence[int], finished: dict[str, dict]) -> Iterator[Run]:
-    """All runs that are known to be needed, the most important ones first."""
+    """Yield all runs that are known to be needed, the most important ones first."""
     for block in blocks:
         yield from known_runs(block, seeds, finished)
 
 
 class RunLog:
-    """Finished runs in a JSON lines file: one write a run, so that an interruption loses the runs under way only."""
+    """Keep finished runs in a JSON lines file, one write each: an interruption loses only the runs under way."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -171,7 +171,7 @@ class RunLog:
         self.finished: dict[str, dict] = {entry["key"]: entry["result"] for entry in entries}
 
     def drop_what_was_cut_off(self) -> None:
-        """Before the first run is appended; not while another process writes."""
+        """Drop a last line that was cut off. Call it before the first append, while no other process writes."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.touch()
         os.truncate(self.path, self.whole)
@@ -214,7 +214,7 @@ def run_missing(
 
 
 def summarize(blocks: Sequence[Block], seeds: Sequence[int], finished: dict[str, dict]) -> dict[str, Any]:
-    """Everything that is reported. Methods whose tuning is not done are left out."""
+    """Return everything that is reported. Methods whose tuning is not done are left out."""
     results: dict[str, dict[str, dict[int, dict]]] = {}
     spent: dict[str, list[float]] = {}  # CPU seconds of a setting's runs, tuning included
     for setting, method in blocks:
@@ -284,7 +284,7 @@ def tuning_table(block: Block, finished: dict[str, dict]) -> list[dict[str, Any]
 
 
 def report(summary: dict[str, Any], output: Path) -> None:
-    """The summary as JSON, as a table in Markdown, and one figure for each setting."""
+    """Write the summary as JSON and as a Markdown table, and draw a figure for each setting."""
     output.mkdir(parents=True, exist_ok=True)
     text = json.dumps(summary, indent=1, allow_nan=False)
     text = re.sub(r"\[([^\[\]{}]*)\]", lambda match: "[" + " ".join(match[1].split()) + "]", text)  # a list on a line

@@ -1,4 +1,4 @@
-r"""Did a pretrained model learn? The training rewards of `train.py` runs, side by side.
+r"""Compare the training rewards of several `train.py` runs of a pretrained model.
 
     for method in grpo grpo_lambda s_trace; do
       python train.py --config recipes/smollm2_cpu.yaml --bf16 true --max_steps 16 --method $method \
@@ -26,13 +26,13 @@ from credit_trl.visualization.curves import smoothed
 
 
 def read_rewards(folder: Path) -> list[float]:
-    """The mean reward of each generation batch."""
+    """Return the mean reward of each generation batch."""
     log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
     return [entry["reward"] for entry in log if entry.get("reward") is not None]
 
 
 def read_runs(folders: Sequence[Path]) -> dict[str, list[list[float]]]:
-    """The runs of each method, one a seed. Raises `ValueError` on a folder of another name."""
+    """Return the runs of each method, one for each seed. Raises `ValueError` on a folder of another name."""
     runs: dict[str, list[list[float]]] = {}
     for folder in folders:
         name = re.fullmatch(r"real-(\w+)-(\d+)", folder.name)
@@ -43,7 +43,7 @@ def read_runs(folders: Sequence[Path]) -> dict[str, list[list[float]]]:
 
 
 def summarize(runs: dict[str, list[list[float]]]) -> list[dict[str, Any]]:
-    """For each method and seed the mean reward of the first and of the last quarter of the batches."""
+    """Return for each method and seed the mean reward of the first and of the last quarter of the batches."""
     rows = []
     for method, seeds in runs.items():
         batches = min(map(len, seeds))

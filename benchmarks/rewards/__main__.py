@@ -1,4 +1,4 @@
-"""What scoring by `accuracy` costs, beside `trl.rewards.accuracy_reward` and under hostile answers.
+"""Measure what scoring by `accuracy` costs, beside `trl.rewards.accuracy_reward` and under hostile answers.
 
 python -m benchmarks.rewards --output benchmarks/rewards/rewards_cpu.json
 """
@@ -76,7 +76,7 @@ def measure(turns: int) -> dict[str, object]:
         seed = next(seeds[method])
         completions, golds, right = batch(seed)
         spent, given = seconds(rewards[method], completions, golds)
-        wrong[method] += sum(own != true for own, true in zip(given, right, strict=True))
+        wrong[method] += sum(reward != truth for reward, truth in zip(given, right, strict=True))
         told.setdefault(seed, []).append(given)
         return {"seconds": spent}
 

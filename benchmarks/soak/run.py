@@ -1,4 +1,4 @@
-"""Two thousand optimizer steps of every method on the testbed: does a process grow, slow down or break?
+"""Run two thousand optimizer steps of every method on the testbed, to see whether a process grows, slows or breaks.
 
     python -m benchmarks.soak                # what has run is kept: interrupted, it goes on with the next method
     python -m benchmarks.soak --plot_only
@@ -38,10 +38,10 @@ from credit_trl.testbed import BASE_MODEL, answer_reward
 from credit_trl.testbed.arithmetic import as_dataset
 
 OUTPUT = Path(__file__).with_name("soak_cpu.json")
-# GRPO first: it is what the others are compared with.
+# GRPO comes first: the others are compared with it.
 SOAKED = ("grpo", "p_trace", "s_trace", "grpo_lambda recent", "grpo_lambda both", "rrpo", "srpo 1x4")
 PROBLEMS = Setting(3, 4, num_iterations=2, generations=0, evaluate_every=0, operations=HARD_OPERATIONS)
-BLOCK = 100  # steps
+BLOCK = 100  # steps whose mean is one point
 WARMUP_BLOCKS = 2
 RESAMPLES = 2000
 # What is measured after every step, and its unit.
@@ -49,7 +49,7 @@ MEASURED = {"resident_memory": "MiB", "open_files": "", "threads": "", "cpu_seco
 
 
 class Vitals(TrainerCallback):
-    """Measures this process after every step, and counts the logged numbers that are not finite."""
+    """Measure this process after every step, and count the logged numbers that are not finite."""
 
     def __init__(self, method: str, steps: int):
         self.measured: dict[str, list[float]] = {name: [] for name in MEASURED}
@@ -114,8 +114,10 @@ def soak(method: str, steps: int) -> dict[str, Any]:
 
 
 def slope_interval(values: list[float]) -> tuple[float, float, float]:
-    """The slope of the least-squares line through equally spaced values, a unit of x between two, with the ends of its
-    95% interval: the percentiles over resamples of the points."""
+    """Return the slope of the least-squares line through values that are 1 apart in x, and its 95% interval.
+
+    The ends of the interval are percentiles over resamples of the points.
+    """
     y = np.asarray(values)
     drawn = np.random.default_rng(0).integers(0, len(y), (RESAMPLES, len(y)))
     drawn = drawn[(drawn != drawn[:, :1]).any(1)]  # one point drawn over and over has no line
@@ -129,7 +131,7 @@ def _slope(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def slopes(result: dict[str, Any]) -> dict[str, list[float]]:
-    """Per thousand steps, after the warm-up, with the interval; of the CPU seconds as a share of their mean."""
+    """Return slopes per thousand steps after the warm-up, with intervals; for CPU seconds as a share of the mean."""
     rows = {}
     for name, values in result["blocks"].items():
         steady = values[WARMUP_BLOCKS:]

@@ -1,4 +1,4 @@
-"""When can a reset help at all? The signal of one completion on a chain of independent steps, in closed form.
+"""Compute when a reset can help at all: the signal of one completion on a chain of independent steps.
 
     python -m benchmarks.theory.chain_signal        # prints the table
 
@@ -25,19 +25,22 @@ def pass_probability(reliability: float, steps: int) -> float:
 
 
 def first_error_distribution(reliability: float, steps: int, furthest_of: int = 1) -> list[float]:
-    """Of step 1 .. `steps`: the first error of a failed chain, or the furthest of `furthest_of` independent ones."""
+    """Return for step 1 .. `steps` the probability that a failed chain's first error is there.
+
+    `furthest_of`: take the furthest first error of so many independent failed chains.
+    """
     failed = 1 - pass_probability(reliability, steps)
     reached = [(1 - reliability**step) / failed for step in range(steps + 1)]  # the error is at `step` or before
     return [after**furthest_of - before**furthest_of for before, after in itertools.pairwise(reached)]
 
 
 def informative(probability: float, group_size: int) -> float:
-    """How often a group has right and wrong completions."""
+    """Return how often a group has both right and wrong completions."""
     return 1 - probability**group_size - (1 - probability) ** group_size
 
 
 def signal_ratio(reliability: float, steps: int, furthest_of: int = 1) -> float:
-    """Squared signal of a completion after a reset to the first error, over that of one from the prompt."""
+    """Return the squared signal of a completion after a reset to the first error, over that of one from the prompt."""
 
     def signal(left: int) -> float:
         passes = pass_probability(reliability, left)
@@ -64,7 +67,12 @@ def main() -> None:
         groups = [informative(fresh, 8), informative(fresh, 4)]
         groups += [informative_after_reset(reliability, steps, 4, m) for m in (1, 4)]
         signals = [signal_ratio(reliability, steps, m) for m in (1, 4)]
-        cells = [str(steps), f"{fresh:.3f}", *(f"{each:.0%}" for each in groups), *(f"{each:.2f}" for each in signals)]
+        cells = [
+            str(steps),
+            f"{fresh:.3f}",
+            *(f"{share:.0%}" for share in groups),
+            *(f"{signal:.2f}" for signal in signals),
+        ]
         print("| " + " | ".join(cells) + " |")
 
 

@@ -1,4 +1,4 @@
-"""Conservative policy iteration with resets, on thought MDPs small enough to be solved exactly. NumPy only.
+"""Run conservative policy iteration with resets, on thought MDPs that can be solved exactly. NumPy only.
 
 Notation: a thought MDP has H steps ("thoughts"), states s, actions a and a reward of 0 or 1 at the end. `d[t, s]` is
 the probability that policy pi is in s before step t. A(s, pi') = Q(s, pi') - V(s) is the advantage over pi of one step
@@ -50,18 +50,18 @@ SLACK = 1e-9  # advantages below it are rounding errors
 
 
 class ThoughtMDP(NamedTuple):
-    start: np.ndarray  # (S,) probabilities
-    transition: np.ndarray  # (H, S, A, S) probabilities
-    reward: np.ndarray  # (S,) 0 or 1, of the state after the last step
+    start: np.ndarray  # probabilities (S,) of the first state
+    transition: np.ndarray  # probabilities (H, S, A, S) of the next state
+    reward: np.ndarray  # reward (S,), 0 or 1, of the state after the last step
 
 
 class Resets(NamedTuple):
-    """What one reset and its pair of rollouts can yield, and how likely that is.
+    """Hold what one reset and its pair of rollouts can yield, and how likely that is.
 
     The outcomes: pi' is pi and nothing is rolled out; else the difference of the two returns, -1, 0 or 1.
     """
 
-    probabilities: np.ndarray  # (4,)
+    probabilities: np.ndarray  # probabilities (4,) of the outcomes
 
     @property
     def advantage(self) -> float:
@@ -69,7 +69,7 @@ class Resets(NamedTuple):
 
 
 def values(mdp: ThoughtMDP, policy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """V (H + 1, S) and Q (H, S, A) of `policy` (H, S, A), backwards from the reward."""
+    """Return V (H + 1, S) and Q (H, S, A) of `policy` (H, S, A), computed backward from the reward."""
     H = len(policy)
     V = np.empty((H + 1, len(mdp.start)))
     Q = np.empty_like(policy)
@@ -81,7 +81,7 @@ def values(mdp: ThoughtMDP, policy: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def success(mdp: ThoughtMDP, policy: np.ndarray) -> float:
-    """J, the expected reward from the start."""
+    """Return J, the expected reward from the start."""
     return float(mdp.start @ values(mdp, policy)[0][0])
 
 
@@ -93,7 +93,7 @@ def optimal_success(mdp: ThoughtMDP) -> float:
 
 
 def visitation(mdp: ThoughtMDP, policy: np.ndarray) -> np.ndarray:
-    """d (H, S): the distribution of the state before each step."""
+    """Return d (H, S), the distribution of the state before each step."""
     d = [mdp.start]
     for transition, choice in zip(mdp.transition[:-1], policy[:-1], strict=True):
         d.append(np.einsum("s,sa,sax->x", d[-1], choice, transition))
@@ -101,19 +101,22 @@ def visitation(mdp: ThoughtMDP, policy: np.ndarray) -> np.ndarray:
 
 
 def improve(policy: np.ndarray, Q: np.ndarray) -> np.ndarray:
-    """pi': the best action where it beats the policy, else the policy."""
+    """Return pi', which takes the best action where that beats the policy and follows the policy elsewhere."""
     best = np.eye(policy.shape[-1])[Q.argmax(-1)]
     improvable = Q.max(-1) - (policy * Q).sum(-1) > SLACK
     return np.where(improvable[..., None], best, policy)
 
 
 def mix(policy: np.ndarray, target: np.ndarray, alpha: float) -> np.ndarray:
-    """CPI's update."""
+    """Return CPI's update, (1 - alpha) policy + alpha target."""
     return (1 - alpha) * policy + alpha * target
 
 
 def reset_distribution(mdp: ThoughtMDP, policy: np.ndarray, target: np.ndarray, *, oracle: bool) -> np.ndarray:
-    """(H, S): a random step of an on-policy trajectory; with the oracle, given that its state is improvable."""
+    """Return the distribution (H, S) of a random step of an on-policy trajectory.
+
+    `oracle`: condition it on a state that is improvable.
+    """
     resets = visitation(mdp, policy) / len(policy)
     if oracle:
         resets = resets * differs(policy, target)
@@ -122,17 +125,17 @@ def reset_distribution(mdp: ThoughtMDP, policy: np.ndarray, target: np.ndarray, 
 
 
 def differs(policy: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(H, S): where the two policies differ, which for `improve`'s are the improvable states."""
+    """Return where the two policies differ, (H, S); for the target of `improve` these are the improvable states."""
     return (policy != target).any(-1)
 
 
 def reset_outcomes(
     mdp: ThoughtMDP, policy: np.ndarray, target: np.ndarray, resets: np.ndarray, *, blind: bool
 ) -> Resets:
-    """The law of a sample. `blind`: resets where pi' is pi are rolled out like others.
+    """Return the distribution of a sample. `blind`: resets where pi' is pi are rolled out like others.
 
     The rewards are 0 and 1, so the return of a rollout that starts with an action of pi' is a coin of bias Q(s, pi'),
-    and drawing the coin is the rollout in law, however long it is.
+    and drawing the coin has the same distribution as the rollout, however long it is.
     """
     V, Q = values(mdp, policy)
     ours, theirs = (target * Q).sum(-1), V[:-1]
@@ -142,12 +145,15 @@ def reset_outcomes(
 
 
 def hoeffding_radius(squares: np.ndarray, mean: np.ndarray, n: int, delta: float) -> np.ndarray:
-    """With probability 1 - delta the mean of n samples in [-1, 1] is that close to its expectation."""
+    """Return how close the mean of n samples in [-1, 1] is to its expectation, with probability 1 - delta."""
     return np.full_like(mean, np.sqrt(2 * np.log(2 / delta) / n))
 
 
 def bernstein_radius(squares: np.ndarray, mean: np.ndarray, n: int, delta: float) -> np.ndarray:
-    """The same from the samples' variance (Maurer and Pontil, COLT 2009, Theorem 4). `squares`: their mean square."""
+    """Return the same from the samples' variance (Maurer and Pontil, COLT 2009, Theorem 4).
+
+    `squares`: mean square of the samples.
+    """
     variance = np.maximum(squares - mean**2, 0) * n / (n - 1)
     return np.sqrt(2 * variance * np.log(4 / delta) / n) + 14 * np.log(4 / delta) / (3 * (n - 1))
 
@@ -156,7 +162,7 @@ RADII = {"hoeffding": hoeffding_radius, "bernstein": bernstein_radius}
 
 
 class Certificate(NamedTuple):
-    """For each seed: samples taken, and with probability 1 - delta lower <= A <= 2 lower and q <= rolled_upper."""
+    """Certify for each seed that lower <= A <= 2 lower and q <= rolled_upper, with probability 1 - delta."""
 
     samples: np.ndarray
     lower: np.ndarray
@@ -164,9 +170,9 @@ class Certificate(NamedTuple):
 
 
 def checkpoints(delta: float) -> Iterator[tuple[int, float]]:
-    """Numbers of samples to look at, each 15% above the one before, and the probability with which a look may mislead.
+    """Yield how many samples to look at, each time 15% more, and the probability with which that look may mislead.
 
-    Those of the k-th look shrink like 1/k^2 and add up to `delta`: half of it for A and half for q.
+    The probabilities of the k-th look shrink like 1/k^2 and add up to `delta`: half of it for A and half for q.
     """
     n, k = 32, 1
     while True:
@@ -195,18 +201,18 @@ def certify(outcomes: Resets, radius: str, rng: np.random.Generator, seeds: int,
 
 
 def expected_samples(outcomes: Resets, radius: str, *, delta: float = 0.1) -> int:
-    """Where `certify` stops if every mean is its expectation: the bound with all its terms and logarithms."""
+    """Return where `certify` stops if every mean is its expectation: the bound with all its terms and logarithms."""
     mean, squares = np.array(outcomes.advantage), outcomes.probabilities[[1, 3]].sum()
     return next(n for n, share in checkpoints(delta) if 3 * RADII[radius](squares, mean, n, share) <= mean)
 
 
 def step_size(advantage, H: int, q=1.0):
-    """The alpha that maximizes alpha H (A - alpha H q), the lower bound on the improvement for rewards in [0, 1]."""
+    """Return the alpha that maximizes alpha H (A - alpha H q), the lower bound on the gain for rewards in [0, 1]."""
     return np.minimum(1.0, advantage / (2 * H * q))
 
 
 def graded(share: float, *, H: int = 4, noise: float = 0.1) -> ThoughtMDP:
-    """A grader checks one thought at random: the reward is 1 with probability (right thoughts) / H.
+    """Make an MDP whose grader checks one thought at random: the reward is 1 with probability (right thoughts) / H.
 
     Every thought is shaky with probability `share`, else solid. Action 0 gets a thought right but for `noise`; action 1
     does at a solid thought and never does at a shaky one. The advantage of an action is the same at every shaky thought
@@ -219,10 +225,10 @@ def graded(share: float, *, H: int = 4, noise: float = 0.1) -> ThoughtMDP:
         kind, count = divmod(state, H + 1)
         for action in range(2):
             right = 0.0 if kind == 1 and action == 1 else 1 - noise
-            for gained, chance in ((0, 1 - right), (1, right)):
-                after = min(count + gained, H)
-                for following in range(2):
-                    transition[:-1, state, action, following * (H + 1) + after] += chance * kinds[following]
+            for gain, chance in ((0, 1 - right), (1, right)):
+                after = min(count + gain, H)
+                for next_kind in range(2):
+                    transition[:-1, state, action, next_kind * (H + 1) + after] += chance * kinds[next_kind]
                 transition[-1, state, action, passed] += chance * after / H
                 transition[-1, state, action, failed] += chance * (1 - after / H)
     transition[:, failed, :, failed] = transition[:, passed, :, passed] = 1
@@ -232,10 +238,10 @@ def graded(share: float, *, H: int = 4, noise: float = 0.1) -> ThoughtMDP:
 
 
 def chain(share: float, *, H: int = 4, noise: float = 0.1) -> ThoughtMDP:
-    """A chain of thoughts: one wrong thought spoils the rest. Kinds and actions as in `graded`.
+    """Make a chain of thoughts in which one wrong thought spoils the rest. Kinds and actions are those of `graded`.
 
-    More like reasoning, but less of a controlled experiment: advantages depend on what may still go wrong later, and
-    p on how many trajectories are spoilt already. States: spoilt, then an intact chain at a solid or a shaky thought.
+    It is more like reasoning, but less of a controlled experiment: advantages depend on what may still go wrong, and
+    p on how many trajectories are spoiled already. States: spoiled, then an intact chain at a solid or a shaky thought.
     """
     kinds = np.array([0, 1 - share, share])
     right = np.array([[0, 0], [1 - noise, 1 - noise], [1 - noise, 0]])  # (S, A)
@@ -244,7 +250,10 @@ def chain(share: float, *, H: int = 4, noise: float = 0.1) -> ThoughtMDP:
 
 
 def first_policy(mdp: ThoughtMDP, right: float = 0.25) -> np.ndarray:
-    """Action 0 with probability `right` where the actions differ, else either: only shaky thoughts can be improved."""
+    """Return a policy that takes action 0 with probability `right` where the actions differ, else either.
+
+    Only shaky thoughts can be improved.
+    """
     uniform = np.full(mdp.transition.shape[:3], 0.5)
     _, Q = values(mdp, uniform)
     differ = np.abs(Q[..., 0] - Q[..., 1]) > SLACK

@@ -1,4 +1,4 @@
-"""Resets in theory: what conservative policy iteration pays and gains with random resets and with an oracle's.
+"""Measure what conservative policy iteration pays and gains with random resets and with an oracle's.
 
     python -m benchmarks.theory.cpi_theory --output benchmarks/theory/cpi_theory.json
 
@@ -42,7 +42,7 @@ from benchmarks.theory.cpi import (
 
 
 class Rule(NamedTuple):
-    """Where it resets, what it rolls out, its confidence bound, and whether its step size knows where pi' differs."""
+    """Say where to reset, what to roll out, which confidence bound to use, and what the step size knows of pi'."""
 
     oracle: bool
     blind: bool
@@ -71,7 +71,7 @@ WHOLE_RUNS = ("random, Hoeffding", "random, Bernstein, counted", "oracle, Hoeffd
 
 
 def iterate(mdp, policy, rule: Rule, rng, seeds: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The samples and the step sizes of one CPI iteration from `policy`, for each seed, and pi'."""
+    """Return the samples and step sizes of one CPI iteration from `policy`, for each seed, and pi'."""
     _, Q = values(mdp, policy)
     target = improve(policy, Q)
     resets = reset_distribution(mdp, policy, target, oracle=rule.oracle)
@@ -90,7 +90,7 @@ def first_iteration(mdp, rule: Rule, rng, seeds: int) -> dict[str, np.ndarray]:
 
 
 def whole_run(mdp, rule: Rule, rng) -> dict[str, float]:
-    """Iterations and samples until half of the gap to the optimum is closed."""
+    """Count the iterations and samples until half of the gap to the optimum is closed."""
     policy = first_policy(mdp)
     goal = (success(mdp, policy) + optimal_success(mdp)) / 2
     iterations, total = 0, 0.0
@@ -102,7 +102,7 @@ def whole_run(mdp, rule: Rule, rng) -> dict[str, float]:
 
 
 def describe(mdp) -> dict[str, float]:
-    """What is exact about an instance at the first policy."""
+    """Return what is known exactly about an instance at the first policy."""
     policy = first_policy(mdp)
     V, Q = values(mdp, policy)
     target = improve(policy, Q)
@@ -113,16 +113,16 @@ def describe(mdp) -> dict[str, float]:
 
 
 def slope(p: np.ndarray, y: np.ndarray) -> float:
-    """Of log y over log p, least squares."""
+    """Return the least-squares slope of log y over log p."""
     return float(np.polyfit(np.log(p), np.log(y), 1)[0])
 
 
 def fit(p: np.ndarray, y: np.ndarray, rng, over: np.ndarray | None = None, resamples: int = 1000) -> dict:
-    """Means over seeds, or with `over` ratios of means, their slope and intervals. `y` is (number of p, seeds)."""
+    """Fit means over seeds (with `over`, ratios of means): their slope and intervals. `y` is (number of p, seeds)."""
 
     def resampled(values: np.ndarray) -> np.ndarray:
         seeds = values.shape[1]
-        return np.stack([values[:, chosen].mean(1) for chosen in rng.integers(seeds, size=(resamples, seeds))])
+        return np.stack([values[:, choice].mean(1) for choice in rng.integers(seeds, size=(resamples, seeds))])
 
     mean, means = y.mean(1), resampled(y)
     if over is not None:
@@ -136,15 +136,15 @@ def fit(p: np.ndarray, y: np.ndarray, rng, over: np.ndarray | None = None, resam
 
 
 def exact_exponents(mdps, p: np.ndarray, rule: Rule) -> dict[str, float]:
-    """What the derivation predicts for these very instances, whose advantages the families need not hold constant."""
+    """Return the exponents that the derivation predicts for these instances, whose advantages may vary with p."""
     samples, improvement = [], []
-    for mdp, one in zip(mdps, p, strict=True):
+    for mdp, probability in zip(mdps, p, strict=True):
         policy = first_policy(mdp)
         target = improve(policy, values(mdp, policy)[1])
         resets = reset_distribution(mdp, policy, target, oracle=rule.oracle)
         outcomes = reset_outcomes(mdp, policy, target, resets, blind=rule.blind)
         samples.append(expected_samples(outcomes, rule.radius))
-        alpha = step_size(outcomes.advantage, len(policy), one if rule.counted else 1.0)
+        alpha = step_size(outcomes.advantage, len(policy), probability if rule.counted else 1.0)
         improvement.append(success(mdp, mix(policy, target, alpha)) - success(mdp, policy))
     return {"samples": slope(p, np.array(samples)), "improvement": slope(p, np.array(improvement))}
 
@@ -152,7 +152,7 @@ def exact_exponents(mdps, p: np.ndarray, rule: Rule) -> dict[str, float]:
 def measure(family: str, shares: list[float], seeds: int, whole_seeds: int, rng, progress: tqdm) -> dict:
     mdps = [FAMILIES[family](share) for share in shares]
     instances = [describe(mdp) for mdp in mdps]
-    p = np.array([one["p"] for one in instances])
+    p = np.array([instance["p"] for instance in instances])
     measured: dict[str, dict[str, np.ndarray]] = {}
     for name, rule in RULES.items():
         runs = []
@@ -187,14 +187,14 @@ def measure(family: str, shares: list[float], seeds: int, whole_seeds: int, rng,
                 for key, y in measured[name].items()
                 if key in both
             }
-    instances = [{"share": share} | one for share, one in zip(shares, instances, strict=True)]
+    instances = [{"share": share} | instance for share, instance in zip(shares, instances, strict=True)]
     return {"instances": instances, "rules": rules, "ratios": ratios}
 
 
 def draw(families: dict, path: Path) -> None:
-    """Samples and improvement of an iteration over p, in the family whose advantages are constant, with slopes."""
+    """Draw samples and improvement of an iteration over p, in the family of constant advantages, with slopes."""
     family = families["graded"]
-    p = np.array([one["p"] for one in family["instances"]])
+    p = np.array([instance["p"] for instance in family["instances"]])
     figure = Figure(figsize=(11, 4.6), dpi=150, layout="constrained")
     panels = figure.subplots(1, 2)
     styles = dict(zip(RULES, ("C3-o", "C1-s", "C4-v", "C2-D", "C0-o", "C9-s"), strict=True))
@@ -205,8 +205,8 @@ def draw(families: dict, path: Path) -> None:
         strict=True,
     ):
         for name, style in styles.items():
-            fitted = family["rules"][name][quantity]
-            mean, interval = np.array(fitted["mean"]), np.array(fitted["interval"])
+            fitted_line = family["rules"][name][quantity]
+            mean, interval = np.array(fitted_line["mean"]), np.array(fitted_line["interval"])
             axes.errorbar(
                 p,
                 mean,
@@ -214,9 +214,9 @@ def draw(families: dict, path: Path) -> None:
                 fmt=style,
                 markersize=4,
                 linewidth=1.2,
-                label=f"{name}: p^{fitted['exponent']:.2f}",
+                label=f"{name}: p^{fitted_line['exponent']:.2f}",
             )
-            predicted = fitted["predicted_exponent"]
+            predicted = fitted_line["predicted_exponent"]
             axes.plot(p, mean[0] * (p / p[0]) ** predicted, color=style[:2], linestyle=":", linewidth=1)
         axes.set(xscale="log", yscale="log", xlabel="p, how often a random reset is improvable", ylabel=label)
         axes.set_xscale("log", base=2)
@@ -234,14 +234,14 @@ def table(families: dict) -> str:
     ]
     for family, result in families.items():
         for name, quantities in (result["rules"] | result["ratios"]).items():
-            for quantity, fitted in quantities.items():
-                low, high = fitted["exponent_interval"]
-                exact = "" if fitted["exact_exponent"] is None else f"{fitted['exact_exponent']:.2f}"
-                measured = f"{fitted['exponent']:.2f} ({low:.2f} to {high:.2f})"
-                predicted = fitted["predicted_exponent"]
+            for quantity, fitted_line in quantities.items():
+                low, high = fitted_line["exponent_interval"]
+                exact = "" if fitted_line["exact_exponent"] is None else f"{fitted_line['exact_exponent']:.2f}"
+                measured = f"{fitted_line['exponent']:.2f} ({low:.2f} to {high:.2f})"
+                predicted = fitted_line["predicted_exponent"]
                 lines.append(
                     f"| {family} | {name} | {quantity.replace('_', ' ')} | {predicted} | {exact} | {measured} | "
-                    f"{fitted['mean'][-1]:.3g} |"
+                    f"{fitted_line['mean'][-1]:.3g} |"
                 )
     return "\n".join(lines)
 

@@ -59,9 +59,9 @@ class CreditConfig(GRPOConfig):
 
 
 def _join(config_class: type, users_class: type) -> type:
-    """Return the class that is both. The user's comes first: what it overrides stays overridden.
+    """Return a class that inherits from both. The user's class comes first, so that its overrides stay in force.
 
-    It has the method's name, since an error's advice to set a field in a class must name one that exists.
+    It has the name of the method's class, since an error that advises to set a field must name a class that exists.
     """
     if issubclass(config_class, users_class):
         return config_class
@@ -79,7 +79,7 @@ _joined: Callable[[type, type], type] = functools.cache(_join)  # one class, so 
 
 
 def _blank(config_class: type, users_class: type) -> CreditConfig:
-    """Return an instance of the class that is both, whose values `pickle` and `copy` fill in."""
+    """Return an empty instance of the class that `_join` makes, for `pickle` and `copy` to fill."""
     return object.__new__(_joined(config_class, users_class))
 
 

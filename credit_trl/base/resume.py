@@ -100,9 +100,9 @@ class ExactResumeMixin(CreditTrainer):
             )
 
     def _find_best(self, run_folder: str, final: str | None = None) -> None:
-        """Set the best checkpoint's path: the Trainer looks where it writes, or where the folder was before a move.
+        """Set the path of the best checkpoint, which the Trainer would not find in staging or in a moved folder.
 
-        `final`: a checkpoint that is about to be there.
+        `final`: path of a checkpoint that is about to get its name.
         """
         best = os.path.join(run_folder, f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}")
         if self.state.best_global_step and (best == final or os.path.isdir(best)):

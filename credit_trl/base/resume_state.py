@@ -78,12 +78,12 @@ def check(written: dict[str, Any], folder: str, settings: dict[str, Any], names:
             f"{folder} was written by another version of credit_trl, which did not keep {', '.join(lacking)}: the run "
             f"could not go on as if it had not stopped. Resume with that version, {remedy}"
         )
-    for name, then in written["settings"].items():
+    for name, value in written["settings"].items():
         now = settings.get(name)
-        if then != now:
+        if value != now:
             raise ValueError(
-                f"{name} was {then!r} in the run that wrote {folder} and is {now!r} here. Its buffered completions "
-                f"cannot be used on. Resume with {then!r}, {remedy}"
+                f"{name} was {value!r} in the run that wrote {folder} and is {now!r} here. Its buffered completions "
+                f"cannot be used on. Resume with {value!r}, {remedy}"
             )
 
 

@@ -1,4 +1,4 @@
-"""The command line: the table of methods, the options of `train.py` and `evaluate.py`, and what a mistake is."""
+"""Read the command line: the table of methods, the options of both scripts, and errors in what a user typed."""
 
 from .methods import METHODS, Method
 from .usage import UsageError

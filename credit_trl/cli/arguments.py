@@ -1,4 +1,4 @@
-"""The options of `train.py`, and what a recipe and the command line make of them."""
+"""Define the options of `train.py`, and read them from a recipe and the command line."""
 
 import argparse
 import difflib
@@ -20,7 +20,7 @@ from .usage import UsageError, read_mapping, usage_errors
 
 @dataclass
 class RunArguments:
-    """What to train with, on which problems, and what to report."""
+    """Say with which method and rewards to train, on which problems, and what to report."""
 
     method: str = field(default="s_trace", metadata={"help": "How credit is assigned.", "choices": METHODS})
     dataset_name: str | None = field(
@@ -180,7 +180,7 @@ def read_settings(path: str) -> dict[str, Any]:
 
 
 def refuse_unknown(words: list[str], method: str) -> None:
-    """Raise `UsageError` for what the parser of `method` left over, with the option that was perhaps meant."""
+    """Raise `UsageError` for words that the parser of `method` left over, and suggest the option that was meant."""
     if not words:
         return
     if not words[0].startswith("--"):

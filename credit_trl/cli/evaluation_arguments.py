@@ -1,4 +1,4 @@
-"""The options of `evaluate.py`."""
+"""Define and read the options of `evaluate.py`."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,12 +18,12 @@ DESCRIPTION = "Measure a language model on the papers' benchmarks."
 
 @dataclass
 class EvaluationArguments:
-    """Which model, on which benchmarks, and how it is sampled."""
+    """Say which model to evaluate, on which benchmarks, and how to sample it."""
 
     model: str | None = field(
         default=None, metadata={"help": "A model of the hub or the folder of one. Default: the testbed's, on it alone."}
     )
-    revision: str = field(default="main", metadata={"help": "Of a model of the hub."})
+    revision: str = field(default="main", metadata={"help": "Revision of a model of the hub."})
     benchmarks: list[str] = field(
         default_factory=lambda: ["testbed"], metadata={"help": f"Any of {', '.join([*BENCHMARKS, *MADE])}."}
     )
@@ -44,18 +44,20 @@ class EvaluationArguments:
         metadata={"help": "Folder of the results. What is already there is kept, and the run goes on from it."},
     )
     engine: str = field(
-        default="transformers", metadata={"help": "What generates.", "choices": ["transformers", "vllm"]}
+        default="transformers", metadata={"help": "Engine that generates.", "choices": ["transformers", "vllm"]}
     )
     temperature: float = field(default=1.0, metadata={"help": "0 takes the likeliest token each time (with --k 1)."})
     top_p: float = field(default=1.0, metadata={"help": "Share of the likeliest tokens that is sampled from."})
     top_k: int = field(default=0, metadata={"help": "Number of the likeliest tokens to sample from; 0: all."})
-    max_completion_length: int = field(default=4096, metadata={"help": "In tokens; longer completions are cut."})
+    max_completion_length: int = field(default=4096, metadata={"help": "Limit in tokens; longer completions are cut."})
     chat_template_kwargs: dict[str, Any] | str | None = field(
         default=None,
         metadata={"help": "Options of the chat template, as JSON, such as '{\"enable_thinking\": false}'."},
     )
-    seed: int = field(default=0, metadata={"help": "Of the sampling, the choice of problems and the problems made."})
-    dtype: str = field(default="auto", metadata={"help": "Of the weights, such as bfloat16."})
+    seed: int = field(
+        default=0, metadata={"help": "Seed of the sampling, the choice of problems and the problems made."}
+    )
+    dtype: str = field(default="auto", metadata={"help": "Type of the weights, such as bfloat16."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
     chunk_size: int = field(
         default=32, metadata={"help": "Problems sampled and kept together; an interrupted run loses at most one chunk."}

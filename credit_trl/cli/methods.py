@@ -1,4 +1,4 @@
-"""The one table of methods, from which `train.py --method`, the tests, the benchmarks and the docs' tables follow."""
+"""Define the one table of methods, which `train.py --method`, tests, benchmarks and the docs' tables follow."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,7 @@ from ..traces.s_trace import STraceConfig, STraceTrainer
 
 @dataclass(frozen=True)
 class Method:
-    """A way to give credit: a trainer, its configuration, and the values that make it this method.
+    """Hold a way to give credit: a trainer, its configuration, and the values that make it this method.
 
     Args:
         title: name in prose.

@@ -1,4 +1,4 @@
-"""Mistakes in what a user typed, which the scripts print in one line; every other error keeps its traceback."""
+"""Tell mistakes in what a user typed, printed in one line, from other errors, which keep their traceback."""
 
 import json
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class UsageError(ValueError):
-    """Raised for what a user typed and can mend: an option, a file, the name of a model or of a reward."""
+    """Report what a user typed and can mend: an option, a file, the name of a model or of a reward."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""pass@k of a model on public problem sets, on the testbed and on generated tasks."""
+"""Measure pass@k of a model on public problem sets, on the testbed and on generated tasks."""
 
 from .callback import PassAtKCallback
 from .estimators import bootstrap_interval, maj_at_k, mean_at_k, pass_at_k

@@ -1,4 +1,4 @@
-"""pass@k while a model trains, sampled with the trainer's own engine."""
+"""Measure pass@k while a model trains, sampled with the trainer's own engine."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from .tasks import scorer_of
 
 
 class PassAtKCallback(TrainerCallback):
-    """Logs pass@k, mean@N and maj@N on held-out problems before the first step and every `every` steps.
+    """Log pass@k, mean@N and maj@N on held-out problems before the first step and every `every` steps.
 
         trainer.add_callback(PassAtKCallback(trainer, "testbed", load_benchmark("testbed", limit=64), every=20))
 
@@ -30,7 +30,7 @@ class PassAtKCallback(TrainerCallback):
         problems: data set that `load_benchmark` made.
         num_samples: N, completions for each problem.
         every: steps between evaluations.
-        batch_size: completions of a process at a time, rounded down to whole problems but at least one.
+        batch_size: completions that a process samples at a time, rounded down to whole problems but at least one.
         seed: seed of the sampling, the same at every evaluation.
 
     Raises `ValueError` for an unknown benchmark, an empty data set, and numbers below 1.

@@ -1,4 +1,4 @@
-"""What a set of sampled completions says about a model: pass@k, mean@k, maj@k, and their intervals.
+"""Estimate what sampled completions say about a model: pass@k, mean@k, maj@k, and their intervals.
 
 P counts problems, N the samples drawn for each, k the samples that a metric is about (k <= N). Every estimate of a
 problem is the exact expectation over all subsets of k of its N samples, so that it does not depend on their order.
@@ -79,17 +79,17 @@ def maj_at_k(votes: Sequence[Hashable | None], correct: Sequence[bool], k: int) 
     wrong = Counter(vote for vote, is_right in zip(votes, correct, strict=True) if vote is not None and not is_right)
 
     favorable = Fraction(0)
-    for most in range(max(1, k - (n - right)), min(right, k) + 1):
-        # Subsets with `most` correct votes, and no wrong answer with more: (others drawn, answers that tie) -> ways.
-        ways = {(drawn, 0): comb(silent, drawn) for drawn in range(min(silent, k - most) + 1)}
+    for top in range(max(1, k - (n - right)), min(right, k) + 1):
+        # Subsets with `top` correct votes, and no wrong answer with more: (others drawn, answers that tie) -> ways.
+        ways = {(others, 0): comb(silent, others) for others in range(min(silent, k - top) + 1)}
         for count in wrong.values():
             grown: Counter[tuple[int, int]] = Counter()
-            for (drawn, tied), number in ways.items():
-                for more in range(min(count, most, k - most - drawn) + 1):
-                    grown[drawn + more, tied + (more == most)] += number * comb(count, more)
+            for (others, ties), number in ways.items():
+                for extra in range(min(count, top, k - top - others) + 1):
+                    grown[others + extra, ties + (extra == top)] += number * comb(count, extra)
             ways = grown
-        won = sum(Fraction(number, tied + 1) for (drawn, tied), number in ways.items() if drawn == k - most)
-        favorable += comb(right, most) * won
+        won = sum(Fraction(number, ties + 1) for (others, ties), number in ways.items() if others == k - top)
+        favorable += comb(right, top) * won
     return float(favorable / comb(n, k))
 
 

@@ -1,4 +1,4 @@
-"""What the completions of a benchmark say: estimates with intervals, a table, and the files of a run."""
+"""Report what the completions of a benchmark say: estimates with intervals, a table, and the files of a run."""
 
 import hashlib
 import json

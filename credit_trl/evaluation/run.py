@@ -1,4 +1,4 @@
-"""The one loop of every evaluation: sample completions of problems, score them, and keep them if there is a folder.
+"""Run the one loop of every evaluation: sample completions, score them, and keep them if there is a folder.
 
 `evaluate.py` keeps the completions in parts, so that a run goes on where it was interrupted. `PassAtKCallback`,
 `pass_rate` and `train.py --eval_pass_rate` keep nothing. The engine is any of
@@ -107,7 +107,7 @@ def evaluate_problems(
 
 
 def _share(num_problems: int, accelerator: Accelerator | None) -> list[int]:
-    """Return the places of this process's problems: as many on each process, with the last one repeated."""
+    """Return the indices of this process's problems: equally many on each process, by repeating the last one."""
     if accelerator is None:
         return list(range(num_problems))
     share = -(-num_problems // accelerator.num_processes)

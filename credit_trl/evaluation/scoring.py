@@ -1,4 +1,4 @@
-"""Scores of completions by a reward function, and the answer that each completion votes for."""
+"""Score completions by a reward function, and read the answer that each completion votes for."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

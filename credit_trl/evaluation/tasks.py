@@ -1,4 +1,4 @@
-"""The benchmarks of the papers: which data sets they are, in which splits, and how an answer is scored.
+"""Define the papers' benchmarks: which data sets they are, in which splits, and how an answer is scored.
 
 What their columns mean is in `credit_trl.data.public_datasets`, for training and evaluation alike. `load_benchmark`
 makes of each a data set as `load_data` does: `prompt`, and the column that its reward reads.
@@ -98,7 +98,7 @@ def load_benchmark(
             read instead of the hub.
         limit: how many problems: the first ones after shuffling by `seed`. Of `testbed` and `reasoning-gym/<task>`,
             how many held-out problems to make. `None`: all, or 1000 made ones.
-        seed: of the shuffle, or of the problems made.
+        seed: seed of the shuffle, or of the problems made.
         conversational: whether the prompt becomes a user message, for models with a chat template. The testbed's
             problems are text.
         dataset_kwargs: options of the testbed or of the reasoning-gym task, as in `load_data`.

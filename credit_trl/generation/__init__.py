@@ -1,4 +1,4 @@
-"""One way to sample completions for prompts: from a transformers model, from vLLM, or with a trainer's own engine."""
+"""Sample completions for prompts: from a transformers model, from vLLM, or with a trainer's own engine."""
 
 from .engines import Completion, Engine, Sampling, TransformersEngine, VLLMEngine, decode, encode
 from .sampling import generate

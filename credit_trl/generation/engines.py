@@ -1,4 +1,4 @@
-"""Engines that sample completions for prompts of token ids: from a transformers model, or from vLLM.
+"""Sample completions for prompts of token ids, from a transformers model or from vLLM.
 
 A trainer's own engine is in `trainer_engine.py`.
 """
@@ -17,7 +17,7 @@ Prompt = str | list[dict[str, str]]
 
 
 class Completion(NamedTuple):
-    """Sampled token ids, and how they end."""
+    """Hold sampled token ids, and how they end."""
 
     ids: list[int]  # tokens up to and with the one that ended it
     truncated: bool  # True if it was cut at `max_completion_length`
@@ -25,7 +25,7 @@ class Completion(NamedTuple):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How completions are sampled; the defaults are the model's own distribution.
+    """Say how completions are sampled; the defaults are the model's own distribution.
 
     Args:
         temperature: divisor of the logits; 0 takes the likeliest token each time.
@@ -50,7 +50,7 @@ class Sampling:
 
 
 class Engine(Protocol):
-    """What samples completions: `TransformersEngine`, `VLLMEngine` or `TrainerEngine`."""
+    """Sample completions, as `TransformersEngine`, `VLLMEngine` and `TrainerEngine` do."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase: ...
@@ -95,7 +95,7 @@ def load_tokenizer(model: str, revision: str, trust_remote_code: bool) -> PreTra
 
 
 class TransformersEngine:
-    """Samples with `model.generate`; the model's mode and all random states stay as they were.
+    """Sample with `model.generate`; the model's mode and all random states stay as they were.
 
     Args:
         model: model in memory, not wrapped for distributed training.
@@ -152,7 +152,7 @@ class TransformersEngine:
 
 
 class VLLMEngine:
-    """Samples with vLLM, which makes batches of its own.
+    """Sample with vLLM, which makes batches of its own.
 
     Args:
         model: name on the hub, or folder.

@@ -1,4 +1,4 @@
-"""What was sampled of one completion."""
+"""Hold what was sampled of one completion."""
 
 from typing import NamedTuple
 

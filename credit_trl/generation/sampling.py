@@ -1,4 +1,4 @@
-"""Sampling from a transformers model in memory, beside whatever else the process does with it."""
+"""Sample from a transformers model in memory, beside whatever else the process does with it."""
 
 import random
 from collections.abc import Iterator, Sequence

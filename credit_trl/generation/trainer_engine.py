@@ -1,4 +1,4 @@
-"""Sampling with a trainer's own engine: the one place that reaches into TRL's privates to sample.
+"""Sample with a trainer's own engine: the one place that reaches into TRL's privates to sample.
 
 TRL generates with transformers, with transformers' continuous batching, or with vLLM. All of them are behind
 `GRPOTrainer._generate_single_turn`, and read their settings anew at each call.
@@ -52,7 +52,7 @@ class TrainerEngine:
     ) -> list[Sample]:
         """Sample one completion for each of `prompt_ids`, of at most `max_tokens` tokens.
 
-        What is None is as in training, and so are all other settings and the random state.
+        A setting that is None is as in training. So are all other settings and the random state.
 
         Args:
             prompts: texts or messages, whose images the model sees.
@@ -95,8 +95,9 @@ class TrainerEngine:
         Args:
             prompt_ids: token ids of prompts.
             num_samples: completions for each prompt.
-            sampling: None for that of the training. What `Sampling` has no field for, such as `min_p`, always is.
-            seed: of the sampling, to which the number of the process is added.
+            sampling: settings; None samples as in training. Options that `Sampling` lacks, such as `min_p`, always are
+                those of the training.
+            seed: seed of the sampling, to which the number of the process is added.
         """
         repeated = [ids for ids in prompt_ids for _ in range(num_samples)]
         completion_ids: list[list[int]] = []

@@ -1,4 +1,4 @@
-"""Reset groups, which restart failed completions at one of their steps: SRPO and RRPO."""
+"""Train with reset groups, which restart failed completions at one of their steps: SRPO and RRPO."""
 
 from .advantages import group_advantages
 from .config import SRPOConfig

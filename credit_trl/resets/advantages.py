@@ -1,4 +1,4 @@
-"""Group-wise advantages: TRL's, with every group normalized on its own. Torch only.
+"""Compute group-wise advantages: TRL's, with every group normalized on its own. Torch only.
 
 Shape suffixes: N completions, prompt by prompt; F reward functions; K groups, M rows of the largest group.
 """
@@ -16,7 +16,7 @@ def group_advantages(
 ) -> torch.Tensor:
     """Return TRL's advantages with every group normalized on its own, whatever the groups' sizes and order.
 
-    Equal to TRL's numbers to the bit where every run of `num_generations` rows is one group. With r = sum over f of
+    They equal TRL's to the bit where every run of `num_generations` rows is one group. With r = sum over f of
     weight[f] * reward[f], and mean and std (Bessel's) over the rows of a group:
 
     - `sum_then_normalize`: r - mean(r), over std(r) + 1e-4 for "group", over the whole batch's std + 1e-4 for "batch";

@@ -1,4 +1,4 @@
-"""Keys of TRL's `generation_kwargs` that have no meaning where completions are continued, and what to do instead."""
+"""Refuse keys of `generation_kwargs` that have no meaning where completions are continued, and name what does."""
 
 from collections.abc import Collection
 

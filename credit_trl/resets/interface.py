@@ -1,4 +1,4 @@
-"""What a rollout asks of others: an engine, which samples, and a function, which scores."""
+"""Define what a rollout asks of others: an engine, which samples, and a function, which scores."""
 
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -29,8 +29,10 @@ class Scores(NamedTuple):
     """Hold what the reward functions said."""
 
     rewards: torch.Tensor  # (rows of all processes, functions), NaN where a function did not score
-    columns: dict[str, list]  # what they logged for the table of completions, a value for each of this process's rows
-    metrics: dict[str, list[float]]  # what they logged as metrics on this process, by name
+    columns: dict[
+        str, list
+    ]  # values that they logged for the table of completions, one for each of this process's rows
+    metrics: dict[str, list[float]]  # values that they logged as metrics on this process, by name
 
 
 Score = Callable[[list[dict[str, Any]], list[list[int]], list[list[int]]], Scores]

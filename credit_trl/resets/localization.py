@@ -1,4 +1,4 @@
-"""Where a failed completion first goes wrong: what a localizer is shown, what it may answer, and how that is read.
+"""Find where a failed completion first goes wrong: what a localizer is shown, and how its answer is read.
 
 A localizer is "self" (the policy itself, asked with a prompt), "random" (RRPO: any step), or a callable of one's own:
 an oracle, a process reward model, an API. It names the first erroneous step, counted from 1.
@@ -143,7 +143,7 @@ def parse_localization(text: str, num_steps: int) -> int | None:
 
 
 def _until_brace(text: str) -> str | None:
-    """Return `text` up to the brace that closes it; None where none does."""
+    """Return the part of `text` before the brace that closes a box opened before it; None without such a brace."""
     depth = 1
     for match in re.finditer(r"\\.|[{}]", text, flags=re.DOTALL):
         depth += {"{": 1, "}": -1}.get(match[0], 0)
@@ -185,8 +185,8 @@ def call_localizer(
 ) -> list[int | None]:
     """Return the answers of a callable localizer, one for each of `failed`: None where it names no step.
 
-    An answer that is None, no integer or out of range is the localizer's way not to know: the caller counts it and
-    falls back to a random step. With nothing to localize the callable is not called.
+    An answer that is None, no integer or out of range means that the localizer does not know: the caller counts it
+    and falls back to a random step. With nothing to localize the callable is not called.
 
     Raises:
         ValueError: not one answer for each completion.
@@ -202,7 +202,7 @@ def call_localizer(
             f"localizer returned {len(answers)} answers for {len(failed)} failed completions: return one for each, in "
             "order, and None where no step is to be named"
         )
-    return [_step_number(answer, len(each.steps)) for answer, each in zip(answers, failed, strict=True)]
+    return [_step_number(answer, len(failure.steps)) for answer, failure in zip(answers, failed, strict=True)]
 
 
 def _step_number(answer: Any, num_steps: int) -> int | None:

@@ -1,4 +1,4 @@
-"""What the reset trainer logs about a rollout. No model, no TRL."""
+"""Compute what the reset trainer logs about a rollout. No model, no TRL."""
 
 from .records import CompletionRecord
 
@@ -8,8 +8,8 @@ def reset_metrics(records: list[CompletionRecord], named: list[bool] | None) -> 
 
     Args:
         records: the trained completions of all processes.
-        named: for every failed completion that was localized, seed or not, whether a step of it was named.
-            None where nobody was asked.
+        named: one value for every failed completion that was localized, whether a seed or not: True where the
+            localizer named a step. None with random steps, where no localizer is asked.
     """
     seeds = {record.group: record.seed for record in records if record.seed is not None}
     scored = [record for record in records if record.passed is not None]
@@ -24,5 +24,5 @@ def reset_metrics(records: list[CompletionRecord], named: list[bool] | None) -> 
         "suffix_pass_rate": [bool(record.passed) for record in scored if record.seed is not None],
         "corrected_fraction": [group in corrected for group in seeds],
     }
-    metrics = {f"reset/{name}": sum(each) / len(each) for name, each in values.items() if each}
+    metrics = {f"reset/{name}": sum(numbers) / len(numbers) for name, numbers in values.items() if numbers}
     return metrics if named is None else metrics | {"reset/fallback_count": float(named.count(False))}

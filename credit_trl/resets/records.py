@@ -1,4 +1,4 @@
-"""What happened in a rollout, as plain values that metrics, the table of completions and pictures read."""
+"""Record what happened in a rollout, as plain values for metrics, the table of completions and pictures."""
 
 import math
 from typing import NamedTuple
@@ -11,9 +11,9 @@ from .steps import Step
 class SeedRecord(NamedTuple):
     """Record a failed completion that was cut."""
 
-    steps: tuple[str, ...]  # the texts of its steps
+    steps: tuple[str, ...]  # texts of its steps
     first_error: int | None  # 1-based step that the localizer named; None where it named none
-    reset: Reset  # where it was cut
+    reset: Reset  # place where it was cut
 
 
 class Localized(NamedTuple):
@@ -33,16 +33,16 @@ class Localized(NamedTuple):
 class CompletionRecord(NamedTuple):
     """Record what became of a trained completion."""
 
-    prompt: int  # its prompt's index in the batch of all processes
+    prompt: int  # index of its prompt in the batch of all processes
     group: int  # number of the group that it is normalized in, unique in that batch
     role: str  # "base", "reset" (continues a prefix) or "fresh" (any other)
     prompt_ids: list[int]
-    ids: list[int]  # with the prefix
+    ids: list[int]  # token ids, with the prefix
     prefix_length: int  # tokens of `ids` that were kept from the seed and are not trained
-    reward: float  # of the function that says what failed; NaN where it said nothing
-    passed: bool | None  # whether it is correct; None where that was not scored
-    seed: SeedRecord | None  # the failed completion whose prefix it continues
-    advantage: float = math.nan  # in its group
+    reward: float  # reward by the function that says what failed; NaN where it gave none
+    passed: bool | None  # correctness; None where it was not scored
+    seed: SeedRecord | None  # failed completion whose prefix it continues
+    advantage: float = math.nan  # advantage in its group
 
     @property
     def loss_mask(self) -> list[int]:

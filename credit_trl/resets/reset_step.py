@@ -6,18 +6,18 @@ from typing import NamedTuple
 class Reset(NamedTuple):
     """Say where a completion is restarted: steps 1 .. step - 1 are its prefix."""
 
-    step: int  # 1-based
-    fallback: bool  # whether it was drawn at random
+    step: int  # number of the step, from 1
+    fallback: bool  # True where the step was drawn at random
 
 
 def choose_reset(first_error: int | None, num_steps: int, *, uniform: float, reset_offset: int = 0) -> Reset:
     """Return the step to reset to: `reset_offset` steps before the first error, at least 1.
 
     Args:
-        first_error: 1-based step of the first error. None, or a step that does not exist: a step drawn uniformly from
-            all of them, to which the offset does not apply.
-        num_steps: of the failed completion. One without steps is regenerated from its beginning.
-        uniform: in [0, 1), the draw that decides a random step; `Seed.uniform`.
+        first_error: 1-based step of the first error. For None or a step that does not exist, the reset step is drawn
+            uniformly from all steps, and the offset does not apply.
+        num_steps: number of steps of the failed completion. One without steps is regenerated from its beginning.
+        uniform: random number in [0, 1) that decides a random step (`Seed.uniform`).
         reset_offset: how many steps earlier than the error to reset, 0 for the error itself.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The phases of a rollout with reset groups, each batched over all prompts of a process and in lockstep on all.
+"""Run the phases of a rollout with reset groups, each batched over a process's prompts and in lockstep on all.
 
 1. Base: the base group of every prompt is sampled and scored. Untrained completions are drawn where seeds have to be.
 2. Localization: every failed completion that was chosen as a seed is cut just before the step to reset to. To choose
@@ -39,14 +39,17 @@ class Rollout:
     """Roll out a process's share of a generation batch: `run` samples, scores and records it.
 
     Args:
-        engine: samples.
-        score: scores rows of the data with a column `completion_role`, their prompts' and their completions' token ids.
-        args: the trainer's, whose group and length are given apart: TRL takes note of them once.
-        inputs: the share's rows, `num_generations` in succession for each prompt.
+        engine: what samples completions.
+        score: function that scores rows of the data (with a column `completion_role`), given the token ids of their
+            prompts and completions.
+        args: configuration of the trainer.
+        num_generations, max_completion_length: size of a group and length in tokens, as TRL read them from `args`
+            when the trainer was made. What is set on `args` later does not change them.
+        inputs: rows of the share, `num_generations` in succession for each prompt.
         localizer, step_delimiter: as in `SRPOTrainer`.
         correctness: column of the rewards that says what failed.
         step: number of the generation batch, which decides the plan's draws together with `args.seed`.
-        rank, processes: of distributed training.
+        rank, processes: index of this process and number of processes.
     """
 
     engine: RolloutEngine
@@ -62,17 +65,19 @@ class Rollout:
     rank: int = 0
     processes: int = 1
     samples: list[Sample] = field(default_factory=list)  # trained completions, prefixes included
-    records: list[CompletionRecord] = field(default_factory=list)  # of `samples`
+    records: list[CompletionRecord] = field(default_factory=list)  # records of `samples`
     rewards: torch.Tensor = field(init=False)  # (trained completions of all processes, functions)
-    columns: dict[str, list] = field(default_factory=dict)  # of the table of completions
+    columns: dict[str, list] = field(default_factory=dict)  # columns of the table of completions
     logged: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # metric -> value per completion
-    metrics: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # of all processes
-    plan: GroupPlan = field(init=False)  # of all processes
+    metrics: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # metrics of all processes
+    plan: GroupPlan = field(init=False)  # plan for all processes
 
     def __post_init__(self):
         self.G, self.T = self.num_generations, self.max_completion_length
         self.P = len(self.inputs) // self.G
-        self.totals = dict.fromkeys(("generated_tokens", "localization_tokens", "seed_draws"), 0.0)  # of this process
+        self.totals = dict.fromkeys(
+            ("generated_tokens", "localization_tokens", "seed_draws"), 0.0
+        )  # this process's sums
 
     def run(self, prompts: list) -> None:
         """Sample and score the completions of all rows, whose prompts are `prompts`, with images in their messages."""
@@ -82,7 +87,7 @@ class Rollout:
         base_size, suffixes = split_group(self.G, args.num_reset_prefixes, args.suffixes_per_prefix)
         base, rest = [r for r in rows if r % self.G < base_size], [r for r in rows if r % self.G >= base_size]
         self.prompt_ids = self.engine.token_ids(prompts)
-        samples: dict[int, Sample] = {}  # by row
+        samples: dict[int, Sample] = {}  # row -> its completion
         rewards: list[torch.Tensor] = []
 
         with self._timed("base"):
@@ -91,7 +96,7 @@ class Rollout:
                 rewards.append(self._score_trained(samples, base, ["base"] * len(base)))
         with self._timed("seeds"):
             if base and args.seed_source == "base":
-                candidates = [[samples[first + k] for k in range(base_size)] for first in rows[:: self.G]]
+                candidates = [[samples[start + k] for k in range(base_size)] for start in rows[:: self.G]]
                 failed = self._failed(rewards[0]).view(-1, base_size).tolist()
             else:
                 candidates, failed = draw_seeds(
@@ -139,8 +144,8 @@ class Rollout:
         own = self.rewards[self.rank * len(slots) : (self.rank + 1) * len(slots)]
         rewards, failures = own[:, self.correctness].tolist(), self._failed(own).tolist()
         records = []
-        for row, (slot, reward, failed) in enumerate(zip(slots, rewards, failures, strict=True)):
-            passed = None if math.isnan(reward) else not failed
+        for row, (slot, reward, failure) in enumerate(zip(slots, rewards, failures, strict=True)):
+            passed = None if math.isnan(reward) else not failure
             prefix_length = len(kept[row].ids) if row in kept else 0
             place = slot.prompt, slot.group, self.columns["completion_role"][row]
             tokens = self.prompt_ids[row], self.samples[row].ids, prefix_length
@@ -190,7 +195,7 @@ class Rollout:
     def _cut(
         self, localized: dict[tuple[int, int], Localized]
     ) -> tuple[dict[int | None, SeedRecord], dict[int | None, Sample]]:
-        """Cut this process's seeds. Return by the seed's index in the plan what was cut, and the prefix."""
+        """Cut this process's seeds. Return their records and their prefixes, by the seed's index in the plan."""
         own = [(index, seed) for index, seed in enumerate(self.plan.seeds) if seed.prompt // self.P == self.rank]
         offset = self.args.reset_offset
         cuts = {index: localized[seed.prompt, seed.candidate].cut(seed.uniform, offset) for index, seed in own}

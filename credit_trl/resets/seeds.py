@@ -1,4 +1,4 @@
-"""Untrained completions that are drawn until enough of them have failed to be cut."""
+"""Draw untrained completions until enough of them have failed to be cut."""
 
 from collections.abc import Callable
 
@@ -10,19 +10,20 @@ Draw = Callable[[list[int]], tuple[list[Sample], list[list[bool]]]]
 def draw_seeds(
     draw: Draw, *, num_prompts: int, wanted: int, max_attempts: int, rank: int = 0, processes: int = 1
 ) -> tuple[list[list[Sample]], list[list[bool]]]:
-    """Draw a round for all prompts that lack a failure, until none does or `max_attempts` rounds were drawn.
+    """Draw a completion for every prompt that lacks a failure, round by round, at most `max_attempts` rounds.
 
-    A process with fewer prompts that lack one draws for others too and drops what comes, so that all processes have
-    equally many rows to generate and score, and no prompt's seeds depend on other prompts.
+    A process with fewer such prompts than others also draws for prompts that lack none and drops those completions:
+    so all processes generate and score equally many rows, and no prompt's seeds depend on other prompts.
 
     Args:
-        draw: samples a completion for each of this process's prompts that it is given by number. Returns the
-            completions, and for every process which of those that it drew in the same call failed.
-        num_prompts: of a process.
-        wanted: failures for each prompt.
+        draw: function that samples a completion for each of this process's prompts, given by number. It returns
+            these completions and, for every process, which of the completions drawn in the same call failed.
+        num_prompts: number of prompts of a process.
+        wanted: number of failures that each prompt needs.
 
     Returns:
-        The completions of this process's prompts, and which completions failed of all processes' prompts.
+        The completions of each of this process's prompts; and for each prompt of all processes, which completions
+        failed.
     """
     failed: list[list[bool]] = [[] for _ in range(num_prompts * processes)]
     candidates: list[list[Sample]] = [[] for _ in range(num_prompts)]

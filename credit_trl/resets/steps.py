@@ -1,4 +1,4 @@
-"""The steps ("thoughts") of a sampled completion, as ranges of its token ids.
+"""Find the steps ("thoughts") of a sampled completion, as ranges of its token ids.
 
 Nothing is tokenized again, so that the log-probabilities of a prefix that is cut at a step stay those of its tokens.
 """
@@ -22,7 +22,7 @@ class Step(NamedTuple):
 
     start: int
     end: int
-    text: str  # of these tokens
+    text: str  # text of these tokens
 
 
 def split_steps(
@@ -90,9 +90,9 @@ def _find_delimiters(text: str, delimiter: Delimiter) -> tuple[list[int], str]:
 class _Anchor(NamedTuple):
     """Mark a token boundary that splits no character, from which the text beyond it is read."""
 
-    tokens: int = 0  # before the boundary
-    characters: int = 0  # of the text that these tokens decode to
-    context: int = 0  # tokens before the anchor before this one, where the window begins in which text is read
+    tokens: int = 0  # number of tokens before the boundary
+    characters: int = 0  # length of the text that these tokens decode to
+    context: int = 0  # tokens before the previous anchor, where the window of text that is decoded begins
     # Text of the window's first tokens, in which a sentencepiece tokenizer may have lost a leading space; the same is
     # lost in the longer window.
     head: str = ""

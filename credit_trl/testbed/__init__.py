@@ -1,4 +1,4 @@
-"""A first run that needs nothing: a tiny base model, its arithmetic, and the truth of every step.
+"""Provide a first run that needs nothing: a tiny base model, its arithmetic, and the truth of every step.
 
 from credit_trl.testbed import BASE_MODEL, answer_reward, make_dataset
 

@@ -1,4 +1,4 @@
-"""Multi-step modular arithmetic, written out step by step, with the truth of every step known.
+"""Make multi-step modular arithmetic, written out step by step, with the truth of every step known.
 
 A problem is a start value and a chain of operations, read from left to right without precedence, modulo 17. The
 solution writes one operation a line and then repeats the result as the answer:

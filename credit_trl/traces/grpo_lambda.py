@@ -1,4 +1,4 @@
-"""Defaults and trainer of GRPO-lambda (arXiv 2510.00194)."""
+"""Define the defaults and the trainer of GRPO-lambda (arXiv 2510.00194)."""
 
 import textwrap
 from dataclasses import dataclass, field

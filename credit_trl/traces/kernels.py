@@ -1,4 +1,4 @@
-"""Eligibility traces over per-token log importance ratios: pure tensor functions, no model and no TRL.
+"""Compute eligibility traces over per-token log importance ratios: pure tensor functions, no model and no TRL.
 
 The family, in the notation of `docs/methods/index.md`: the traced log ratio of token t is
 

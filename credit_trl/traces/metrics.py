@@ -1,4 +1,4 @@
-"""Sums over loss tokens that add up over processes, and the figures that the trace trainers log of them."""
+"""Sum over loss tokens so that processes add up, and compute the figures that the trace trainers log."""
 
 import torch
 

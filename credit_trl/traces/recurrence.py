@@ -1,4 +1,4 @@
-"""The sums of the two kernels that decay, in O(T) memory and few operations: pure tensor functions.
+"""Compute the sums of the two kernels that decay, in O(T) memory and few operations: pure tensor functions.
 
 A GPU waits for the number of operations, not for their size, so a recurrence over T tokens takes log2(T) of them.
 
@@ -132,12 +132,12 @@ def _accumulate(z: torch.Tensor, powers: dict, transposed: bool) -> torch.Tensor
         z: (K, S, B, P), x and as many zeros as the sum of the shifts.
         powers: decay^s for every shift s, the largest first: a number, or a tensor with a decay for each of K.
     """
-    for shift, decayed in powers.items():
+    for shift, power in powers.items():
         newer, older = z[..., shift:], z[..., :-shift]
         if transposed:
             newer, older = older, newer
-        if isinstance(decayed, torch.Tensor):
-            z = torch.addcmul(newer, older, decayed)
+        if isinstance(power, torch.Tensor):
+            z = torch.addcmul(newer, older, power)
         else:
-            z = torch.add(newer, older, alpha=decayed)
+            z = torch.add(newer, older, alpha=power)
     return z

@@ -1,4 +1,4 @@
-"""Defaults and trainer of S-trace and P-trace (arXiv 2605.05965)."""
+"""Define the defaults and the trainer of S-trace and P-trace (arXiv 2605.05965)."""
 
 import textwrap
 from dataclasses import dataclass, field

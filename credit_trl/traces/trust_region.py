@@ -1,4 +1,4 @@
-"""The token trust region: every token's factor is kept in bounds of its own before it enters a trace. Torch only.
+"""Apply the token trust region: keep every token's factor in its own bounds before it enters a trace. Torch only.
 
 Shape suffixes: B completions, T completion tokens (padded).
 """

@@ -1,4 +1,4 @@
-"""Pictures: credit and resets as self-contained HTML, learning curves, and a callback that logs credit."""
+"""Draw credit and resets as self-contained HTML, and learning curves; log credit by a callback."""
 
 from .callback import CreditHeatmapCallback
 from .curves import RewardProgress, learning_curve, pass_at_k_curve, smoothed

@@ -1,4 +1,4 @@
-"""A callback that draws the credit which the loss of a training step gave to the tokens of a few completions."""
+"""Draw, in a callback, the credit that the loss of a training step gave to the tokens of a few completions."""
 
 import functools
 from pathlib import Path
@@ -33,7 +33,7 @@ class CreditHeatmapCallback(TrainerCallback):
     Args:
         trainer: a `GRPOTrainer` or any of the trainers here; `trainer.add_callback(CreditHeatmapCallback(trainer))`.
         every: optimizer steps between pictures.
-        num_completions: of a picture, those with the largest advantages in size.
+        num_completions: completions in a picture, those with the largest advantages in size.
 
     Raises:
         ValueError: a number below 1.
@@ -43,12 +43,12 @@ class CreditHeatmapCallback(TrainerCallback):
         for name, value in (("every", every), ("num_completions", num_completions)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        self.trainer: Any = trainer  # its buffer of completions is private
+        self.trainer: Any = trainer  # trainer, whose buffer of completions is private
         self.every = every
         self.num_completions = num_completions
         self._hook: torch.utils.hooks.RemovableHandle | None = None  # in place during a step that is drawn
-        self._seen: dict[str, Any] = {}  # of the step's last loss
-        self._before: list[CompletionRecord] = []  # of the rollout before the step
+        self._seen: dict[str, Any] = {}  # tensors of the step's last loss
+        self._before: list[CompletionRecord] = []  # records of the rollout before the step
 
     def on_step_begin(self, args, state, control, **kwargs):
         if (state.global_step + 1) % self.every == 0 and state.is_world_process_zero:
@@ -160,7 +160,10 @@ def reset_trees(records: list[CompletionRecord], decode: Decode) -> list[Picture
             reset_tree(
                 seed.steps,
                 step,
-                [Continuation(decode(each.ids[each.prefix_length :]), each.reward, each.advantage) for each in group],
+                [
+                    Continuation(decode(member.ids[member.prefix_length :]), member.reward, member.advantage)
+                    for member in group
+                ],
                 marks={step: "random step"} if seed.first_error is None else {seed.first_error: "named as wrong"},
                 note=decode(group[0].prompt_ids),
             )

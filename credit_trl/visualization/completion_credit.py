@@ -1,4 +1,4 @@
-"""The credit of one completion, as the pictures draw it."""
+"""Hold the credit of one completion, as the pictures draw it."""
 
 import math
 from typing import NamedTuple
@@ -9,10 +9,10 @@ class CompletionCredit(NamedTuple):
 
     prompt: str
     tokens: list[str]
-    credit: list[float]  # minus the gradient of the loss, over its root mean square over the loss tokens
-    mask: list[bool]  # which tokens are in the loss
-    logps: list[float]  # of the policy, nats
-    entropies: list[float]  # nats
+    credit: list[float]  # negative gradient of the loss, over its root mean square over the loss tokens
+    mask: list[bool]  # True for tokens in the loss
+    logps: list[float]  # log-probabilities by the policy, nats
+    entropies: list[float]  # entropies of the policy, nats
     advantage: float
 
 

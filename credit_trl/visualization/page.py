@@ -72,7 +72,7 @@ def visible(text: str, *, spaces: bool = True) -> str:
 
 
 def glyph(character: str) -> str:
-    """Return what is shown for a character: itself, or a sign where it would not be seen."""
+    """Return the character, or a visible sign for one that could not be seen."""
     if character in _GLYPHS:
         return _GLYPHS[character]
     # Control and format characters, among them those that turn the direction of the text, and other spaces.

@@ -1,4 +1,4 @@
-"""What a reset did: a failed completion, the prefix that was kept of it, and the continuations of that prefix."""
+"""Draw what a reset did: a failed completion, its prefix that was kept, and the continuations of that prefix."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -9,9 +9,9 @@ from .page import Picture, level, mark, section, visible
 class Continuation(NamedTuple):
     """Hold a continuation of a kept prefix."""
 
-    text: str  # after the prefix
+    text: str  # text after the prefix
     reward: float
-    advantage: float  # in its group
+    advantage: float  # advantage in its group
 
 
 def reset_tree(
@@ -51,8 +51,8 @@ def reset_tree(
     result = "" if reward is None else f", reward {reward:.4g}"
     branches = [_box(f"failed from step {reset_step} on{result}: dropped", "".join(shown[reset_step - 1 :]), "dropped")]
     limit = max((abs(continuation.advantage) for continuation in continuations), default=0.0)
-    for text, gained, advantage in continuations:
-        head = f"reward {gained:.4g}, advantage {advantage:+.4g}"
+    for text, reward_value, advantage in continuations:
+        head = f"reward {reward_value:.4g}, advantage {advantage:+.4g}"
         branches.append(
             _box(head, f'<span class="step">{_text(text)}</span>', "", level(advantage, limit, signed=True))
         )
