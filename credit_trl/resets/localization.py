@@ -73,7 +73,8 @@ _BOX = re.compile(r"\\boxed\s*\{")
 _LONGEST_BOX = 400  # characters; one that does not end before that is a slip
 _LOOK = re.compile(
     r"\\(?:text[a-z]*|math(?:bf|rm|it|sf|tt|normal)|operatorname|boldsymbol|bm|bf|rm|emph|underline|[mh]box|boxed|left|right"
-    r"|displaystyle|[qQ]?quad|(?:[lL]arge|LARGE|[hH]uge))(?![A-Za-z])|\\[ ,;:!()\[\]{}#]|\^\{?(?:\*|\\ast|\\star)\}?|\*\*|[{}$~_#]"
+    r"|displaystyle|[qQ]?quad|(?:[lL]arge|LARGE|[hH]uge))(?![A-Za-z])|\\[ ,;:!()\[\]{}#]"
+    r"|\^\{?(?:\*|\\ast|\\star)\}?|\*\*|[{}$~_#]"
 )
 _ORDINAL = re.compile(r"([0-9])\s*\^?\s*(?:st|nd|rd|th)(?![A-Za-z])")
 _NOT_APPLICABLE = re.compile(r"(?<![A-Za-z])n/a(?![A-Za-z])", re.IGNORECASE)
