@@ -77,6 +77,7 @@ def check(name, entry, models, folder):
     assert (log["grad_norm"] > 0) != nothing
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["S-trace", "SRPO"])
 @pytest.mark.parametrize("entry", covering())
 def test_every_option_of_the_scripts_trains_a_step(models, tmp_path, name, entry):

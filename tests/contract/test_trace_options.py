@@ -65,6 +65,7 @@ def test_the_table_of_added_fields_holds_the_defaults():
             assert written.strip('" ') == str(default), (config.__name__, name)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("field", [name for name in OPTIONS if OPTIONS[name] and name != "router_aux_loss_coef"])
 def test_a_field_acts_as_in_trl(run, field):
     assert TABLE[field].startswith(("as in TRL", '`"token"` as in TRL'))
@@ -105,6 +106,7 @@ ACTIVE = (
 )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("field", ACTIVE)
 def test_the_comparison_is_of_something(run, field):
     options = {name: value for name, value in OPTIONS[field].items() if name not in TRACE_FIELDS}
@@ -207,6 +209,7 @@ METHODS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", CONFLICTS)
 @pytest.mark.parametrize("plain", [False, True])

@@ -136,6 +136,7 @@ def train(model, folder, config, options, trainer=None):
     return trainer
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", CASES)
 def test_advice_that_is_followed_trains(tiny_model, tmp_path, case):
     options, words, followed = CASES[case]
