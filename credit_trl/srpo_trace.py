@@ -9,11 +9,7 @@ from .traces.s_trace import STraceConfig, STraceTrainer
 
 @dataclass
 class SRPOTraceConfig(SRPOConfig, STraceConfig):
-    """Hold the fields, defaults and refusals of `SRPOConfig` and of `STraceConfig`.
-
-    Args:
-        The fields of `SRPOConfig` and of `STraceConfig`, which share none but TRL's.
-    """
+    """Hold the fields, defaults and refusals of `SRPOConfig` and of `STraceConfig`, which share none but TRL's."""
 
 
 class SRPOTraceTrainer(SRPOTrainer, STraceTrainer):

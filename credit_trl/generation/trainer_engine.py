@@ -44,18 +44,45 @@ class TrainerEngine:
         return [list(ids) for ids in self.trainer._tokenize_prompts(prompts)[0]]
 
     def complete(
-        self, prompt_ids: list[list[int]], max_tokens: int | None = None, temperature: float | None = None
+        self,
+        prompts: list,
+        prompt_ids: list[list[int]],
+        max_tokens: int | None = None,
+        temperature: float | None = None,
     ) -> list[Sample]:
         """Sample one completion for each of `prompt_ids`, of at most `max_tokens` tokens.
 
         A setting that is None is as in training. So are all other settings and the random state.
+
+        Args:
+            prompts: texts or messages, whose images the model sees.
+            prompt_ids: token ids of `prompts`, which tokens of a completion may follow.
         """
         settings: dict[str, Any] = {"max_new_tokens": max_tokens, "temperature": temperature}
         with self._set({name: value for name, value in settings.items() if value is not None}):
-            ids, logprobs = self.trainer._generate_single_turn(prompt_ids, None, {}, 1)
+            ids, logprobs = self.trainer._generate_single_turn(prompt_ids, *self._seen(prompts, prompt_ids), 1)
         if logprobs is None:
             return [Sample(list(tokens)) for tokens in ids]
         return [Sample(list(tokens), list(values)) for tokens, values in zip(ids, logprobs, strict=True)]
+
+    def images(self, prompts: list) -> list[list] | None:
+        """Return the images in the messages of each prompt, in order; None where no prompt has any."""
+        if not is_conversational({"prompt": prompts[0]}):
+            return None
+        contents = [[message["content"] for message in prompt] for prompt in prompts]
+        parts = [[part for content in each if isinstance(content, list) for part in content] for each in contents]
+        images = [[part["image"] for part in each if part["type"] == "image"] for each in parts]
+        return images if any(images) else None
+
+    def _seen(self, prompts: list, prompt_ids: list[list[int]]) -> tuple[list[list | None] | None, dict[str, Any]]:
+        """Return the images of `prompts`, and what a model that sees is given beside `prompt_ids`."""
+        if not self.trainer._is_vlm:
+            return None, {}
+        _, images, fields = self.trainer._tokenize_prompts(prompts)
+        for name in {"token_type_ids", "mm_token_type_ids"} & fields.keys():  # 0 is text, as a completion is
+            pairs = zip(fields[name], prompt_ids, strict=True)
+            fields[name] = [[*types, *[0] * (len(ids) - len(types))] for types, ids in pairs]
+        return images, fields
 
     def sample(
         self, prompt_ids: Sequence[list[int]], num_samples: int, sampling: Sampling | None, seed: int

@@ -2,12 +2,13 @@
 
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from trl import GRPOTrainer
 
+from ..base.loss_inputs import LossInputs
 from .config import SRPOConfig
 from .groups import split_group
 from .localization import Localizer
@@ -17,7 +18,10 @@ _OURS = ("trl", "transformers", "credit_trl")  # packages
 
 ROLE, STEP = "completion_role", "reset_step"  # columns that the trainer makes
 
-REFUSED = "{} cannot work with reset groups, which are a rollout of text of their own. Leave it out of SRPOTrainer."
+REFUSED = (
+    "{} cannot work with reset groups, which are a rollout of their own: a prefix cannot be resumed inside another "
+    "rollout, nor what tools or an environment did be taken back. Leave it out of SRPOTrainer."
+)
 
 LOST_MASK = (
     "The batch came to the loss without 'tool_mask', so that kept prefixes would be trained like what was sampled "
@@ -56,26 +60,29 @@ def column_names(trainer: GRPOTrainer) -> list[list[str]]:
     return [getattr(rows, "column_names", None) or [] for rows in data]
 
 
-def slicing_notice(functions: Mapping[str, Any], args: SRPOConfig) -> str | None:
-    """Return what has to be said about reward functions, given by name; None where none can compare completions.
-
-    Those of this package and of TRL, and reward models, look at one completion at a time.
-    """
+def notices(functions: Mapping[str, Any], args: SRPOConfig) -> Iterator[str]:
+    """Yield what is to be said of a configuration and its reward functions, given by name, when a trainer is built."""
+    G: int = args.num_generations  # type: ignore[assignment]  # GRPOConfig sets it
+    base_size, _ = split_group(G, args.num_reset_prefixes, args.suffixes_per_prefix)
+    if base_size == 0 and args.suffixes_per_prefix is None:
+        yield (
+            f"num_generations={G} is too few for two groups: all completions of a prompt continue a failed one, which "
+            f"is drawn (up to max_seed_attempts={args.max_seed_attempts} for each prompt) and not trained. With 4 or "
+            "more, half of them are fresh, and failed ones among those are cut."
+        )
+    # Those of this package and of TRL, and reward models, look at one completion at a time.
     names = [
         name
         for name, function in functions.items()
         if not isinstance(function, torch.nn.Module)
         and str(getattr(function, "__module__", "")).split(".")[0] not in ("credit_trl", "trl")
     ]
-    G: int = args.num_generations  # type: ignore[assignment]  # GRPOConfig sets it
-    base_size, _ = split_group(G, args.num_reset_prefixes, args.suffixes_per_prefix)
-    if not names or base_size == 0:
-        return None
-    return (
-        f"Reward functions are called twice for a batch: for {base_size} completions of each prompt, which stand side "
-        f"by side, and after the resets for the other {G - base_size}. If {', '.join(names)} compares the completions "
-        f"of a prompt, group them by `prompts`: to slice by num_generations={G} would mix prompts."
-    )
+    if names and base_size:
+        yield (
+            f"Reward functions are called twice for a batch: for {base_size} completions of each prompt, which stand "
+            f"side by side, and after the resets for the other {G - base_size}. If {', '.join(names)} compares the "
+            f"completions of a prompt, group them by `prompts`: to slice by num_generations={G} would mix prompts."
+        )
 
 
 def check_rolled_out(trainer: GRPOTrainer, records: list[CompletionRecord]) -> None:
@@ -87,12 +94,22 @@ def check_rolled_out(trainer: GRPOTrainer, records: list[CompletionRecord]) -> N
         )
 
 
-def check_loss(trainer: GRPOTrainer, mask_arrived: bool) -> None:
-    """Raise `RuntimeError` if a loss was computed past `_compute_loss`, from which TRL's reads the mask of a prefix."""
-    if not mask_arrived:
+def check_seen(trainer: GRPOTrainer, loss_seen: bool) -> None:
+    """Raise `RuntimeError` if a training step went past `_compute_loss`, in which TRL leaves out kept prefixes."""
+    if not loss_seen:
         raise RuntimeError(
             "The loss was computed without the trainer's `_compute_loss`, in which TRL leaves out the kept prefixes. "
-            f"{_advice(trainer, ('compute_loss', '_compute_loss'))}"
+            f"{_advice(trainer, ('training_step', 'compute_loss', '_compute_loss'))}"
+        )
+
+
+def check_read(trainer: GRPOTrainer, inputs: LossInputs) -> None:
+    """Raise `RuntimeError` if the loss that has just been computed from `inputs` did not use what resets put there."""
+    if inputs.unread:
+        raise RuntimeError(
+            f"The loss did not read {' and '.join(sorted(inputs.unread))} from its inputs: it would train kept "
+            "prefixes like what was sampled after them, or without the advantages of their groups. "
+            f"{_advice(trainer, ('_compute_loss',))}"
         )
 
 

@@ -25,7 +25,7 @@ class SRPOConfig(CreditConfig):
         suffixes_per_prefix (`int`, *optional*):
             Trained continuations of each prefix, which form a group of their own. What is left of `num_generations` is
             the base group of fresh completions. None lets half of `num_generations` continue, equally many for each
-            prefix: 4 of 8 (paper).
+            prefix: 4 of 8 (paper). Of 2 or 3 all continue, and the failed completion is drawn and not trained.
         step_delimiter (`str`, defaults to two newlines):
             What ends a step; a list of strings in YAML or Python. The paper's is `</thought>`, which its models are
             prompted to write; ours is what models write by themselves.
@@ -73,7 +73,7 @@ class SRPOConfig(CreditConfig):
         metadata={
             "help": "Trained continuations of each prefix, which form a group of their own. What is left of "
             "num_generations is the base group of fresh completions. None: half of num_generations continues, of 8 the "
-            "paper's 4 (2605.25507)."
+            "paper's 4 (2605.25507). Of 2 or 3 all continue, and the failed completion is drawn and not trained."
         },
     )
     step_delimiter: str = field(

@@ -76,19 +76,20 @@ def split_group(num_generations: int, num_reset_prefixes: int, suffixes_per_pref
     Args:
         suffixes_per_prefix: None lets half of the completions continue a prefix, rounded down to equally many for each
             prefix: 8 with one prefix are 4 and 4, as in the paper; 5 are 3 and 2; 8 with two prefixes are 4, 2 and 2.
+            Of 2 or 3, no half of which is a group, all continue one prefix, as in the paper's split 1x8.
 
     Raises:
-        ValueError: fewer than 4 completions for each prefix where half of them continue, or as in `check_split`.
+        ValueError: fewer than 4 completions for each of several prefixes, or as in `check_split`.
     """
     if suffixes_per_prefix is None and num_reset_prefixes >= 1:
         suffixes_per_prefix = num_generations // 2 // num_reset_prefixes
-        if suffixes_per_prefix < 2:
-            problem = f"num_generations={num_generations} is too few for half of them to continue a prefix"
-            if num_reset_prefixes > 1:
-                problem = f"num_reset_prefixes={num_reset_prefixes} are too many for half of {num_generations=}"
+        if num_reset_prefixes == 1 and num_generations in (2, 3):
+            suffixes_per_prefix = num_generations
+        elif suffixes_per_prefix < 2:
             raise ValueError(
-                f"{problem}, since every group needs at least 2. {_advice(num_generations, num_reset_prefixes)} "
-                f"Or raise num_generations to {4 * num_reset_prefixes}, and with it the batch."
+                f"num_reset_prefixes={num_reset_prefixes} are too many for half of {num_generations=}, since every "
+                f"group needs at least 2. {_advice(num_generations, num_reset_prefixes)} Or raise num_generations to "
+                f"{4 * num_reset_prefixes}, and with it the batch."
             )
     suffixes = suffixes_per_prefix or 0
     return check_split(num_generations, num_reset_prefixes, suffixes), suffixes
@@ -96,14 +97,9 @@ def split_group(num_generations: int, num_reset_prefixes: int, suffixes_per_pref
 
 def _advice(num_generations: int, num_reset_prefixes: int) -> str:
     """Return what to set for a split that fits into `num_generations`."""
-    if num_generations >= 4 * num_reset_prefixes:
-        return "Set suffixes_per_prefix=None, its default, with which half of them continue."
-    if num_generations >= 4:
-        return "Set num_reset_prefixes=1 and suffixes_per_prefix=None, its default, with which half of them continue."
-    return (
-        f"Set num_reset_prefixes=1 and suffixes_per_prefix={num_generations}, with which there is no base group and "
-        "failed completions are drawn."
-    )
+    continuing = "half of them continue" if num_generations >= 4 else "all of them continue a failed one that is drawn"
+    prefixes = "" if num_generations >= 4 * num_reset_prefixes else "num_reset_prefixes=1 and "
+    return f"Set {prefixes}suffixes_per_prefix=None, its default, with which {continuing}."
 
 
 def furthest_failures(

@@ -19,7 +19,7 @@ class FailedCompletion:
     """Show a localizer a completion whose final answer is wrong.
 
     Args:
-        prompt: as the data set has it, a string or a list of messages.
+        prompt: as the data set has it, a string or a list of messages; images of the row are in the messages.
         steps: the texts of the completion's steps in order; `first_error = 1` means `steps[0]`.
         columns: the other columns of the data set's row, such as the reference solution.
     """
@@ -73,7 +73,8 @@ _BOX = re.compile(r"\\boxed\s*\{")
 _LONGEST_BOX = 400  # characters; one that does not end before that is a slip
 _LOOK = re.compile(
     r"\\(?:text[a-z]*|math(?:bf|rm|it|sf|tt|normal)|operatorname|boldsymbol|bm|bf|rm|emph|underline|[mh]box|boxed|left|right"
-    r"|displaystyle|[qQ]?quad|(?:[lL]arge|LARGE|[hH]uge))(?![A-Za-z])|\\[ ,;:!()\[\]{}#]|\*\*|[{}$~_#]"
+    r"|displaystyle|[qQ]?quad|(?:[lL]arge|LARGE|[hH]uge))(?![A-Za-z])|\\[ ,;:!()\[\]{}#]"
+    r"|\^\{?(?:\*|\\ast|\\star)\}?|\*\*|[{}$~_#]"
 )
 _ORDINAL = re.compile(r"([0-9])\s*\^?\s*(?:st|nd|rd|th)(?![A-Za-z])")
 _NOT_APPLICABLE = re.compile(r"(?<![A-Za-z])n/a(?![A-Za-z])", re.IGNORECASE)
@@ -99,6 +100,8 @@ def check_template(template: str) -> str:
 def format_localization_prompt(failed: FailedCompletion, template: str = DEFAULT_TEMPLATE) -> str | list[Message]:
     """Return what the policy is asked about `failed`: a user message if the prompt is a conversation, else a string.
 
+    The prompt's images come before the text.
+
     Args:
         template: a text in which `{problem}`, `{steps}` (each on its own, "Step 1: ..."), `{completion}` (as it was
             written) and `{num_steps}` are filled in. All other braces, as in `\\boxed{h}`, stay as they are.
@@ -113,7 +116,10 @@ def format_localization_prompt(failed: FailedCompletion, template: str = DEFAULT
         "num_steps": str(len(failed.steps)),
     }
     text = _FIELD.sub(lambda match: values[match[1]], check_template(template))
-    return text if isinstance(failed.prompt, str) else [{"role": "user", "content": text}]
+    if isinstance(failed.prompt, str):
+        return text
+    images = [part for message in failed.prompt for part in _parts(message) if part["type"] == "image"]
+    return [{"role": "user", "content": [*images, {"type": "text", "text": text}] if images else text}]
 
 
 def parse_localization(text: str, num_steps: int) -> int | None:
@@ -210,6 +216,10 @@ def _step_number(answer: Any, num_steps: int) -> int | None:
     return step if 1 <= step <= num_steps else None
 
 
-def _content(message: Message) -> str:
+def _parts(message: Message) -> list[dict[str, Any]]:
     content = message["content"]
-    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def _content(message: Message) -> str:
+    return "".join(part.get("text", "") for part in _parts(message))

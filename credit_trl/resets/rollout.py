@@ -80,7 +80,9 @@ class Rollout:
         )  # this process's sums
 
     def run(self, prompts: list) -> None:
-        """Sample and score the completions of all rows, whose prompts are `prompts`."""
+        """Sample and score the completions of all rows, whose prompts are `prompts`, with images in their messages."""
+        self.prompts = prompts
+        self.inputs = [{**row, "prompt": prompt} for row, prompt in zip(self.inputs, prompts, strict=True)]
         args, rows = self.args, range(len(prompts))
         base_size, suffixes = split_group(self.G, args.num_reset_prefixes, args.suffixes_per_prefix)
         base, rest = [r for r in rows if r % self.G < base_size], [r for r in rows if r % self.G >= base_size]
@@ -183,9 +185,10 @@ class Rollout:
         if most == 0:
             return []
         # Models that are split over processes generate in lockstep: who has less to ask fills up with a prompt.
-        ids = (self.engine.token_ids(asked) if asked else []) + [self.prompt_ids[0]] * (most - len(asked))
-        max_tokens = self.args.localization_tokens
-        answers = self.engine.complete(ids, max_tokens, self.args.localization_temperature)[: len(asked)]
+        missing = most - len(asked)
+        ids = (self.engine.token_ids(asked) if asked else []) + [self.prompt_ids[0]] * missing
+        limits = self.args.localization_tokens, self.args.localization_temperature
+        answers = self.engine.complete(asked + [self.prompts[0]] * missing, ids, *limits)[: len(asked)]
         self.totals["localization_tokens"] += sum(len(answer.ids) for answer in answers)
         return [self.engine.plain_text(answer.ids) for answer in answers]
 
@@ -204,7 +207,7 @@ class Rollout:
         """Sample a completion for the prompt of each row, `after` a prefix."""
         prefixes = after or [[]] * len(rows)
         prompt_ids = [self.prompt_ids[row] + prefix for row, prefix in zip(rows, prefixes, strict=True)]
-        samples = self.engine.complete(prompt_ids, max_tokens or self.T)
+        samples = self.engine.complete([self.prompts[row] for row in rows], prompt_ids, max_tokens or self.T)
         self.totals["generated_tokens"] += sum(len(sample.ids) for sample in samples)
         return samples
 

@@ -15,6 +15,7 @@ from accelerate.logging import get_logger
 from transformers import PreTrainedModel
 from trl import GRPOConfig
 
+from ..base.loss_inputs import LossInputs
 from ..base.resume import ExactResumeMixin
 from ..base.trainer import CreditTrainer, takes_trl_arguments
 from ..generation.trainer_engine import TrainerEngine
@@ -78,8 +79,6 @@ class SRPOTrainer(ExactResumeMixin, CreditTrainer):
     ):
         checks.refuse_arguments(keywords)
         super().__init__(model, reward_funcs, args, **keywords)
-        if self._is_vlm:
-            raise ValueError(checks.REFUSED.format("processing_class (multimodal)"))
         self._localizer = check_localizer(self.args.localizer if localizer is None else localizer)  # type: ignore[arg-type]
         checks.refuse_furthest(self._localizer, self.args.seed_selection)
         self._step_delimiter = step_delimiter or self.args.step_delimiter
@@ -90,7 +89,7 @@ class SRPOTrainer(ExactResumeMixin, CreditTrainer):
         for names in checks.column_names(self):
             checks.refuse_column(checks.ROLE, names, "the data set")
         functions = dict(zip(self.reward_func_names, self.reward_funcs, strict=True))
-        if notice := checks.slicing_notice(functions, self.args):
+        for notice in checks.notices(functions, self.args):
             logger.warning(notice)
 
     # --- what TRL calls ---
@@ -138,10 +137,11 @@ class SRPOTrainer(ExactResumeMixin, CreditTrainer):
     def _generate(self, prompts):
         # In evaluation there is no rollout: TRL generates as ever.
         self.rollout_func = None if self._rollout is None else self._roll
-        output = super()._generate(prompts)
+        *output, images, tool_images = super()._generate(prompts)
         if self._rollout is not None:
             checks.check_rolled_out(self, self._rollout.records)
-        return output
+            images = self._engine.images(prompts)  # TRL knows of none after a `rollout_func`
+        return *output, images, tool_images
 
     def _roll(self, prompts, trainer) -> dict[str, list | None]:
         rollout = self._rollout
@@ -167,17 +167,22 @@ class SRPOTrainer(ExactResumeMixin, CreditTrainer):
             inputs = [{**row, "completion_role": "fresh"} for row in inputs]
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        self._mask_arrived = False
-        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        checks.check_loss(self, self._mask_arrived)
+    def training_step(self, *positional, **keywords):
+        self._loss_seen = False
+        loss = super().training_step(*positional, **keywords)
+        checks.check_seen(self, self._loss_seen)
         return loss
 
     def _compute_loss(self, model, inputs):
-        self._mask_arrived = True
-        if self.model.training and "tool_mask" not in inputs:
-            raise RuntimeError(checks.LOST_MASK)
-        return super()._compute_loss(model, inputs)
+        handed = LossInputs.of(inputs)
+        if self.model.training:
+            if "tool_mask" not in inputs:
+                raise RuntimeError(checks.LOST_MASK)
+            handed.expect("advantages", "tool_mask")
+        loss = super()._compute_loss(model, handed)
+        checks.check_read(self, handed)
+        self._loss_seen = True
+        return loss
 
     # --- what the rollout asks for ---
 

@@ -111,12 +111,20 @@ class TraceConfig(CreditConfig):
         alone = self.trace_kernel == "identity" or (self.trace_kernel == "recent" and self.trace_decay == 0)
         return alone and self.trust_region == "trace" and self.trace_entropy_fraction == 1
 
+    @property
+    def replaces_ratio(self) -> bool:
+        """Return whether GSPO's ratio was asked for in a config without fields of traces: a trace takes its place.
+
+        Where a config has the fields of both, they contradict each other, and `check_options` refuses it.
+        """
+        return self.importance_sampling_level == "sequence" and not set(TRACE_FIELDS) <= vars(self).keys()
+
     def check_options(self) -> None:
         """Raise `ValueError` for a value out of its range, and for fields that have no meaning together."""
         super().check_options()
         self._check_values()
         conflicts = list(self._conflicts())
-        if conflicts:
+        if conflicts and not (len(conflicts) == 1 and self.replaces_ratio):
             reasons = " ".join(reason for reason, _ in conflicts)
             changes = {name: value for _, fields in conflicts for name, value in fields.items()}
             needed = [f"{name}={value!r}" for name, value in changes.items() if getattr(self, name) != value]
@@ -172,13 +180,9 @@ class TraceConfig(CreditConfig):
                 f"bounds, got {high}.",
                 dict(trust_region="trace"),
             )
-        if self.factor_bound == "token" and not 0 <= self.epsilon < 1:
-            yield (
-                f"epsilon must be in [0, 1) for trust_region='token', got {self.epsilon}.",
-                dict(trust_region="trace"),
-            )
-        if self.factor_bound == "token" and not high >= 0:
-            yield f"epsilon_high must be at least 0 for trust_region='token', got {high}.", dict(trust_region="trace")
+        for name, value in (("epsilon", self.epsilon), ("epsilon_high", high)):
+            if self.factor_bound == "token" and not value >= 0:
+                yield f"{name} must be at least 0 for trust_region='token', got {value}.", dict(trust_region="trace")
 
 
 def _is_importable(cls: type) -> bool:

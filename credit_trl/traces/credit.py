@@ -10,7 +10,7 @@ import math
 
 import torch
 
-from .kernels import eligibility_trace, trace_weights
+from .kernels import eligibility_trace
 from .trust_region import token_trust_region
 
 # An unnormalized trace can add up to more than exp() holds, and inf * 0 in a clipped branch would be NaN for every row.
@@ -98,29 +98,19 @@ def old_logps_under_trace(logps: torch.Tensor, old_logps: torch.Tensor, z: torch
 
 
 def traced_advantages(
-    advantages: torch.Tensor,
-    mask: torch.Tensor,
-    *,
-    decay: float,
-    kernel: str,
-    eligible: torch.Tensor | None = None,
+    advantages: torch.Tensor, weights: torch.Tensor, *, eligible: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Multiply every token's advantage by its trace weight, the credit that it receives from the tokens after it.
 
     Args:
         advantages: (B,) or (B, T), after the floor.
-        mask: (B, T), nonzero for loss tokens.
-        decay: gamma * lambda, in [0, 1].
-        kernel: one of `KERNELS`.
+        weights: (B, T), column sums of the kernel (`trace_weights`), zero outside the loss tokens.
         eligible: (B, T), nonzero for tokens that receive credit; all loss tokens by default.
 
     Returns:
-        (B, T), zero outside the mask and for tokens that are not eligible.
-
-    Raises:
-        ValueError: `decay` outside [0, 1] or an unknown `kernel`.
+        (B, T), zero where the weights are and for tokens that are not eligible.
     """
     if advantages.dim() == 1:
         advantages = advantages.unsqueeze(1)
-    credit_BT = advantages * trace_weights(mask, decay=decay, kernel=kernel)
+    credit_BT = advantages * weights
     return credit_BT if eligible is None else credit_BT * eligible.bool()

@@ -8,12 +8,18 @@ from .config import TraceConfig
 
 
 def notices(args: TraceConfig, model: torch.nn.Module) -> Iterator[str]:
-    """Yield what is to be said of a configuration: that its traces do nothing, or that they amplify noise.
+    """Yield what is to be said of a configuration: what the trace replaces, that it does nothing or amplifies noise.
 
     Args:
         args: the configuration, as the trainer has it.
         model: the model, as the trainer has wrapped it (PEFT adapters included).
     """
+    if args.replaces_ratio:
+        yield (
+            "importance_sampling_level='sequence' (GSPO) gives all tokens of a completion one ratio, whose place the "
+            f"trace takes: this run is the one with 'token'. epsilon={args.epsilon} and epsilon_high="
+            f"{args.epsilon_high} bound tokens here, for which GRPO's value is 0.2; GSPO's 3e-4 is for its own ratio."
+        )
     if args.trace_target == "advantage" or args.keeps_own_ratio:
         return
     generate_every = args.steps_per_generation * args.num_iterations  # type: ignore[operator]  # GRPOConfig sets it

@@ -1,36 +1,11 @@
 """Hand credit through the seam into TRL's loss, and raise an error for a loss that goes past it."""
 
 import sys
-from typing import Any
 
 import torch
 from trl import GRPOTrainer
 
-
-class LossInputs(dict):
-    """Hold the inputs of one loss, and write down whether the loss read what the trainer put into them.
-
-    A loss that computes its own log-probabilities, or that took its inputs before the trace was in them, would train
-    plain GRPO. Writing down costs a few dictionary accesses and waits for no device.
-    """
-
-    def __init__(self, inputs: dict[str, Any]):
-        super().__init__(inputs)
-        self.times_asked = 0  # how often the loss asked for the policy's log-probabilities
-        self.unread: set[str] = set()  # keys that the trainer has handed out and the loss has not read since
-
-    def hand_out(self, **values: torch.Tensor) -> None:
-        """Replace the inputs of these names, which the loss has to read from now on."""
-        self.update(values)
-        self.unread |= set(values)
-
-    def __getitem__(self, key):
-        self.unread.discard(key)
-        return super().__getitem__(key)
-
-    def get(self, key, default=None):
-        self.unread.discard(key)
-        return super().get(key, default)
+from ..base.loss_inputs import LossInputs
 
 
 class OwnRatioBeta(float):
@@ -99,8 +74,8 @@ def loss_went_past(trainer: GRPOTrainer, what: str) -> str:
         )
     else:
         advice = (
-            f"Leave out whatever replaces or patches TRL's GRPOTrainer, or use the version of TRL that {__package__} "
-            "is tested with."
+            "Leave out whatever replaces or patches TRL's GRPOTrainer, or use the version of TRL that "
+            "credit_trl is tested with."
         )
     return (
         f"{what} Going on would train plain GRPO, without the credit of {name}, and nothing would show it. The weights "

@@ -19,6 +19,7 @@ from accelerate.logging import get_logger
 from transformers import PreTrainedModel
 from trl import GRPOConfig
 
+from ..base.loss_inputs import LossInputs
 from ..base.resume import ExactResumeMixin
 from ..base.trainer import CreditTrainer, takes_trl_arguments
 from .config import TraceConfig
@@ -26,7 +27,7 @@ from .credit import floored_advantages, old_logps_under_trace, traced_advantages
 from .kernels import trace_weights
 from .metrics import trace_metrics, trace_totals
 from .notices import notices
-from .seam import LossInputs, OwnRatioBeta, check_credit_arrived, loss_went_past
+from .seam import OwnRatioBeta, check_credit_arrived, loss_went_past
 
 logger = get_logger(__name__)
 
@@ -54,6 +55,7 @@ class TraceCredit(CreditTrainer):
     @takes_trl_arguments
     def __init__(self, model, reward_funcs=None, args: GRPOConfig | None = None, **keywords):
         super().__init__(model, reward_funcs, args, **keywords)
+        self.importance_sampling_level = "token"  # what the loss reads: "sequence" in a plain config is replaced
         self._loss_inputs: LossInputs | None = None  # the inputs of the loss that is being computed
         self._losses_with_credit = 0  # of the step
         self._pending_totals: dict[str, list[torch.Tensor]] = {"train": [], "eval": []}
@@ -77,8 +79,7 @@ class TraceCredit(CreditTrainer):
             raise RuntimeError(loss_went_past(self, "The step ended without calling the trainer's `_compute_loss`."))
 
     def _compute_loss(self, model, inputs):
-        # TRL buffers `inputs` and uses them again in the next iteration: the loss gets a copy to put the trace into.
-        self._loss_inputs = handed = LossInputs(inputs)
+        self._loss_inputs = handed = LossInputs.of(inputs)
         beta, bias_correction = self.beta, self.args.use_bias_correction_kl
         try:
             loss = super()._compute_loss(model, handed)
@@ -100,7 +101,7 @@ class TraceCredit(CreditTrainer):
     def _assign_credit(self, logps: torch.Tensor, entropies: torch.Tensor, inputs: LossInputs) -> None:
         """Replace what the loss is about to read from `inputs` by its traced counterpart."""
         args = self.args
-        mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)
+        mask = inputs["completion_mask"] * inputs.peek("tool_mask", 1)
         decay, kernel = args.trace_decay, args.trace_kernel
         weights = trace_weights(mask, decay=decay, kernel=kernel)
         eligible = mask.bool()
@@ -110,9 +111,7 @@ class TraceCredit(CreditTrainer):
             eligible = self.get_high_entropy_mask(entropies.detach(), known, 1 - args.trace_entropy_fraction)
         advantages = floored_advantages(inputs["advantages"], args.negative_advantage_floor)
         if args.trace_target == "advantage":
-            inputs.hand_out(
-                advantages=traced_advantages(advantages, mask, decay=decay, kernel=kernel, eligible=eligible)
-            )
+            inputs.hand_out(advantages=traced_advantages(advantages, weights, eligible=eligible))
             self._keep_totals(trace_totals(mask, eligible=eligible, weights=weights))
             return
 

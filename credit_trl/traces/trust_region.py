@@ -17,12 +17,13 @@ def token_trust_region(
         c(l) = max(l, log(1 - epsilon_low))    where it is negative
         c(l) = l                               where it is zero
 
+    An epsilon_low of 1 or more is no lower bound, since no ratio is below 0: log(1 - epsilon_low) counts as -infinity.
     A token beyond its own bound becomes a constant there: it stops learning while the other tokens of the trace go on.
 
     Args:
         log_ratio: (B, T) log importance ratios, nats.
         advantages: (B,) or (B, T).
-        epsilon_low: in [0, 1), lower bound 1 - epsilon_low of a token's ratio.
+        epsilon_low: >= 0, lower bound 1 - epsilon_low of a token's ratio.
         epsilon_high: >= 0, upper bound 1 + epsilon_high of a token's ratio.
 
     Returns:
@@ -31,8 +32,8 @@ def token_trust_region(
     Raises:
         ValueError: an epsilon out of its range, or shapes that do not match.
     """
-    if not 0 <= epsilon_low < 1:
-        raise ValueError(f"epsilon_low must be in [0, 1), got {epsilon_low}")
+    if not epsilon_low >= 0:
+        raise ValueError(f"epsilon_low must be at least 0, got {epsilon_low}")
     if not epsilon_high >= 0:
         raise ValueError(f"epsilon_high must be at least 0, got {epsilon_high}")
     if advantages.dim() == 1:
@@ -42,6 +43,7 @@ def token_trust_region(
             f"advantages must be (B,) or (B, T) for log_ratio (B, T), got {tuple(advantages.shape)} and "
             f"{tuple(log_ratio.shape)}"
         )
+    lowest = math.log1p(-epsilon_low) if epsilon_low < 1 else -math.inf
     upper = log_ratio.new_full(advantages.shape, math.inf).masked_fill_(advantages > 0, math.log1p(epsilon_high))
-    lower = log_ratio.new_full(advantages.shape, -math.inf).masked_fill_(advantages < 0, math.log1p(-epsilon_low))
+    lower = log_ratio.new_full(advantages.shape, -math.inf).masked_fill_(advantages < 0, lowest)
     return log_ratio.clamp(lower, upper)

@@ -5,6 +5,7 @@ from trl import GRPOConfig
 
 from ..traces.config import TraceConfig
 from ..traces.credit import floored_advantages, traced_advantages, traced_log_ratio
+from ..traces.kernels import trace_weights
 
 
 def token_credit(
@@ -53,9 +54,8 @@ def token_credit(
         threshold = torch.quantile(entropies[known_BT].float(), 1 - args.trace_entropy_fraction)
         eligible_BT = known_BT & (entropies >= threshold)
     if args.trace_target == "advantage":
-        credit_BT = traced_advantages(
-            advantages_B1, mask, decay=args.trace_decay, kernel=args.trace_kernel, eligible=eligible_BT
-        )
+        weights_BT = trace_weights(mask, decay=args.trace_decay, kernel=args.trace_kernel)
+        credit_BT = traced_advantages(advantages_B1, weights_BT, eligible=eligible_BT)
         return torch.where(loss_tokens_BT, credit_BT * own_ratio_BT, 0.0)
     with torch.enable_grad():  # pictures are drawn of what was computed without gradients
         log_ratio_BT = log_ratio_BT.clone().requires_grad_()

@@ -7,7 +7,6 @@ import types
 import pytest
 import torch
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, ProcessorMixin
 from trl import GRPOConfig, GRPOTrainer
 
 from credit_trl import GRPOLambdaTrainer, SRPOConfig, SRPOTrainer, STraceTrainer
@@ -17,7 +16,6 @@ from tests.helpers.corpus import (
     NAMES,
     PAGE,
     REFUSALS,
-    RESETS,
     TRACES,
     covering,
     on_cpu,
@@ -25,14 +23,21 @@ from tests.helpers.corpus import (
     refusals,
     with_table,
 )
+from tests.helpers.vision import load_vision_model, save_vision_model
 
 TRAINERS = {"S-trace": STraceTrainer, "GRPO-lambda": GRPOLambdaTrainer, "SRPO": SRPOTrainer, "RRPO": SRPOTrainer}
 ENTRIES = dict(zip(NAMES, CORPUS, strict=True))
 
 
-def build(name, entry, model, folder):
+@pytest.fixture(scope="module")
+def models(tiny_model, tmp_path_factory):
+    """The folders of a model that reads and of one that sees."""
+    return tiny_model, save_vision_model(str(tmp_path_factory.mktemp("models") / "vision"))
+
+
+def build(name, entry, models, folder):
     """Build the trainer as the script would, `GRPOTrainer` replaced by ours."""
-    given = passed(entry)
+    given, (model, vision_model) = passed(entry), models
     args = (corpus.ScriptConfig if given.get("config_subclass") else GRPOConfig)(str(folder), **on_cpu(entry))
     if name == "RRPO":
         args = SRPOConfig.from_grpo_config(args)
@@ -48,31 +53,19 @@ def build(name, entry, model, folder):
         options["environment_factory"] = corpus.Environment
     if given.get("rollout_func"):
         options["rollout_func"] = corpus.rollout
-    if given.get("images") and name in RESETS:  # under traces the settings alone are tried, on text
-        model, options["processing_class"] = with_a_processor(model, options["processing_class"])
+    if given.get("images"):
+        model, options["processing_class"] = load_vision_model(vision_model)
     rewards = [corpus.make_reward(index, given["columns"]) for index in range(given["rewards"])]
     return TRAINERS[name](model, rewards, args=args, train_dataset=corpus.make_data(entry), **options)
 
 
-def with_a_processor(path, tokenizer):
-    class Processor(ProcessorMixin):
-        def __init__(self, tokenizer):
-            self.tokenizer, self.chat_template = tokenizer, None
-
-    model = AutoModelForCausalLM.from_pretrained(path)
-    model.config.image_token_id = 3  # TRL asks a model that goes with a processor for it
-    return model, Processor(tokenizer)
-
-
-def check(name, entry, model, folder, *, train):
+def check(name, entry, models, folder):
     reasons = refusals(name, entry)
     if reasons:
         with pytest.raises(ValueError, match=rf"^{reasons[0].starts}\b"):
-            build(name, entry, model, folder)
+            build(name, entry, models, folder)
         return
-    trainer = build(name, entry, model, folder)
-    if not train:
-        return
+    trainer = build(name, entry, models, folder)
     trainer.train()
     log = trainer.state.log_history[0]
     assert trainer.state.global_step == 1
@@ -84,23 +77,17 @@ def check(name, entry, model, folder, *, train):
     assert (log["grad_norm"] > 0) != nothing
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["S-trace", "SRPO"])
 @pytest.mark.parametrize("entry", covering())
-def test_every_option_of_the_scripts_trains_a_step(tiny_model, tmp_path, name, entry):
-    check(name, ENTRIES[entry], tiny_model, tmp_path, train=True)
+def test_every_option_of_the_scripts_trains_a_step(models, tmp_path, name, entry):
+    check(name, ENTRIES[entry], models, tmp_path)
 
 
 @pytest.mark.parametrize("name", TRAINERS)
-def test_every_config_is_taken_or_refused(tmp_path, name):
+def test_every_config_is_taken(tmp_path, name):
     for entry in CORPUS:
-        args = GRPOConfig(str(tmp_path), **on_cpu(entry))
-        config = TRAINERS[name].config_class.from_grpo_config(args)
-        reasons = [kind.starts for kind in refusals(name, entry) if hasattr(args, kind.starts)]
-        if not reasons:
-            config.check_options()
-            continue
-        with pytest.raises(ValueError, match=rf"^{reasons[0]}\b"):
-            config.check_options()
+        TRAINERS[name].config_class.sharing(GRPOConfig(str(tmp_path), **on_cpu(entry))).check_options()
 
 
 def test_the_page_shows_the_corpus_as_it_is():
@@ -112,7 +99,11 @@ def test_every_refusal_is_of_something():
         assert any(kind in refusals(name, entry) for name in kind.trainers for entry in CORPUS), kind.reason
 
 
-def test_a_loss_like_unsloths_ends_in_an_error_that_names_it(tiny_model, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("S-trace", "Unsloth is imported"), ("SRPO", "process that does not import Unsloth, which replaces them")],
+)
+def test_a_loss_like_unsloths_ends_in_an_error_that_names_it(models, tmp_path, monkeypatch, name, message):
     """As `unsloth` 2026.10.9 does it: `compute_loss` asks for log-probabilities, gets none, and computes its own."""
     original = GRPOTrainer._get_per_token_logps_and_entropies
 
@@ -133,13 +124,13 @@ def test_a_loss_like_unsloths_ends_in_an_error_that_names_it(tiny_model, tmp_pat
     monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", logps)
     monkeypatch.setattr(GRPOTrainer, "compute_loss", compute_loss)
     monkeypatch.setitem(sys.modules, "unsloth", types.ModuleType("unsloth"))
-    trainer = build("S-trace", ENTRIES["trl-quickstart"], tiny_model, tmp_path)
-    with pytest.raises(RuntimeError, match="Unsloth is imported"):
+    trainer = build(name, ENTRIES["trl-quickstart"], models, tmp_path)
+    with pytest.raises(RuntimeError, match=message):
         trainer.train()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINERS)
 @pytest.mark.parametrize("entry", NAMES)
-def test_every_script_trains_a_step(tiny_model, tmp_path, name, entry):
-    check(name, ENTRIES[entry], tiny_model, tmp_path, train=True)
+def test_every_script_trains_a_step(models, tmp_path, name, entry):
+    check(name, ENTRIES[entry], models, tmp_path)

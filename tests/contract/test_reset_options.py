@@ -83,6 +83,7 @@ def check_acts_as_in_trl(run, options, *mixins):
     return expected
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", OPTIONS)
 def test_without_failures_a_field_acts_as_in_trl(run, case):
     check_acts_as_in_trl(run, OPTIONS[case])
@@ -149,6 +150,7 @@ def prefix_in_the_prompt(inputs):
     return moved, sum(lengths)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", LOSSES)
 def test_the_loss_of_a_continuation_is_that_of_a_completion_whose_prompt_ends_in_the_prefix(make, case):
     compared = []
@@ -234,6 +236,7 @@ def rollout_cold(make, *mixins, **options):
     return texts, trainer
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", SAMPLING)
 def test_a_prefix_is_continued_as_the_completion_would_have_been(make, case):
     texts, _ = rollout_cold(make, **SAMPLING[case])

@@ -30,7 +30,7 @@ TABLE = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", DOCS.read_text().split("##
 REFUSED = {
     "importance_sampling_level": dict(importance_sampling_level="sequence"),
     "loss_type": dict(loss_type="vespo"),
-    "epsilon": dict(trust_region="token", epsilon=1.0),
+    "epsilon": dict(trust_region="token", epsilon=-0.1, epsilon_high=0.2),
     "epsilon_high": dict(trust_region="token", epsilon_high=-0.1),
     "epsilon_high (weight)": dict(trust_region="token", loss_type="cispo", epsilon_high=0.0),
     "trace_normalize": dict(trace_target="advantage", trace_normalize=True),
@@ -65,6 +65,7 @@ def test_the_table_of_added_fields_holds_the_defaults():
             assert written.strip('" ') == str(default), (config.__name__, name)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("field", [name for name in OPTIONS if OPTIONS[name] and name != "router_aux_loss_coef"])
 def test_a_field_acts_as_in_trl(run, field):
     assert TABLE[field].startswith(("as in TRL", '`"token"` as in TRL'))
@@ -105,6 +106,7 @@ ACTIVE = (
 )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("field", ACTIVE)
 def test_the_comparison_is_of_something(run, field):
     options = {name: value for name, value in OPTIONS[field].items() if name not in TRACE_FIELDS}
@@ -137,8 +139,53 @@ class ChangedAfterwards(GRPOLambdaTrainer):
 
 
 def test_a_plain_grpo_config_is_checked_too(run):
+    with pytest.raises(ValueError, match=r"^loss_type='vespo'"):
+        run(GRPOLambdaTrainer, GRPOConfig, loss_type="vespo")
+
+
+@dataclasses.dataclass
+class UsersConfig(GRPOConfig):
+    folder: str | None = None
+
+
+@pytest.mark.parametrize("config_class", [GRPOConfig, UsersConfig])
+@pytest.mark.parametrize("trainer_class", [STraceTrainer, GRPOLambdaTrainer])
+def test_a_trace_takes_the_place_of_gspos_ratio_where_the_config_knows_no_traces(
+    run, caplog, config_class, trainer_class
+):
+    """To the bit the run with "token"; the user's object is left as it is, and makes TRL's trainer afterwards."""
+    configs = []
+
+    class Watched(trainer_class):
+        def __init__(self, model, reward_funcs, args, **keywords):
+            configs.append(args)
+            super().__init__(model, reward_funcs, args, **keywords)
+
+    options = dict(beta=0.1, loss_type="grpo", max_steps=4)
+    _, expected, expected_log = run(trainer_class, config_class, **options)
+    caplog.clear()
+    trainer, actual, log = run(Watched, config_class, importance_sampling_level="sequence", **options)
+    same_weights(actual, expected)
+    same_log(log, expected_log)
+    assert caplog.text.count("whose place the trace takes") == 1
+    assert type(configs[0]) is config_class and configs[0].importance_sampling_level == "sequence"
+    assert trainer.args.importance_sampling_level == "sequence" and trainer.importance_sampling_level == "token"
+    # A copy has the fields of traces, with which it contradicts itself.
     with pytest.raises(ValueError, match=r"^importance_sampling_level='sequence'"):
-        run(GRPOLambdaTrainer, GRPOConfig, importance_sampling_level="sequence")
+        trainer_class.config_class.from_grpo_config(configs[0]).check_options()
+    _, gspo, _ = run(GRPOTrainer, config_class, importance_sampling_level="sequence", **options)
+    assert largest_difference(gspo, actual) > 1e-4
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.001])
+def test_an_epsilon_of_ten_leaves_no_lower_bound(run, beta):
+    """DeepSeek-R1's, which is no bound of a ratio from below: the log shows what is clipped."""
+    _, weights, log = run(STraceTrainer, GRPOConfig, epsilon=10.0, epsilon_high=1e9, beta=beta)
+    assert all(torch.isfinite(value).all() for value in weights.values())
+    assert all(entry["trace/token_clip_fraction"] == 0 for entry in log[:-1])
+    _, bounded, bounded_log = run(STraceTrainer, GRPOConfig, epsilon=0.2, epsilon_high=1e9, beta=beta)
+    assert any(entry["trace/token_clip_fraction"] > 0 for entry in bounded_log[:-1])
+    assert largest_difference(weights, bounded) > 1e-4
 
 
 # Options of scripts for `GRPOTrainer`, and of our own fields, that have no meaning together.
@@ -149,8 +196,8 @@ CONFLICTS = {
     "advantage": dict(trace_target="advantage"),
     "advantage, normalized": dict(trace_target="advantage", trace_normalize=True),
     "advantage, token": dict(trace_target="advantage", trust_region="token"),
-    "epsilon": dict(epsilon=1.0),
-    "epsilon, token": dict(epsilon=1.0, trust_region="token"),
+    "epsilon": dict(epsilon=-0.1, epsilon_high=0.2),
+    "epsilon, token": dict(epsilon=-0.1, epsilon_high=0.2, trust_region="token"),
     "epsilon_high": dict(epsilon_high=-0.1),
     "cispo without a bound": dict(loss_type="cispo", epsilon_high=0.0),
     "cispo of no weight": dict(loss_type="cispo", epsilon=0.0, trust_region="token"),
@@ -162,6 +209,7 @@ METHODS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", CONFLICTS)
 @pytest.mark.parametrize("plain", [False, True])
@@ -176,8 +224,10 @@ def test_the_advice_of_a_refusal_works_when_it_is_followed(run, method, case, pl
     except ValueError as refusal:
         message = str(refusal)
     else:
-        assert case.split(",")[0] in ("advantage", "epsilon", "epsilon_high", "cispo without a bound")
-        assert config_class is not STraceConfig  # whose defaults are the most particular
+        assert case.split(",")[0] in ("advantage", "epsilon", "epsilon_high", "cispo without a bound") or (
+            case == "a sequence's ratio" and plain  # whose place the trace takes
+        )
+        assert config_class is not STraceConfig or plain  # whose defaults are the most particular
         return
     found = re.search(r"Use (\w+)\(\.\.\., ([^()]*)\)(, fields that GRPOConfig lacks)?\.$", message)
     assert found and found[1] == config_class.__name__, message

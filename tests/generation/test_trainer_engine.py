@@ -59,7 +59,7 @@ def test_a_rollout_changes_only_what_it_is_told_to(trainer, calls):
     engine, config, options = TrainerEngine(trainer), trainer.generation_config, trainer.generation_kwargs
     ids = engine.token_ids(PROMPTS)
     for given in ({}, dict(max_tokens=7), dict(max_tokens=7, temperature=0.3)):
-        samples = engine.complete(ids, **given)
+        samples = engine.complete(PROMPTS, ids, **given)
         assert len(samples) == 4 and all(sample.logprobs is None for sample in samples)
         assert max(len(sample.ids) for sample in samples) <= given.get("max_tokens", 20)
     training = (4, 20, 0.9, 1.0, 0, 0.01, True, True)
@@ -75,7 +75,7 @@ def test_settings_are_put_back_when_generation_fails(trainer, monkeypatch):
 
     monkeypatch.setattr(trainer, "_generate_single_turn", broken)
     engine = TrainerEngine(trainer)
-    for ask in (lambda: engine.complete([[2]], 3, 0.3), lambda: engine.sample([[2]], 1, Sampling(), 0)):
+    for ask in (lambda: engine.complete(["1"], [[2]], 3, 0.3), lambda: engine.sample([[2]], 1, Sampling(), 0)):
         with pytest.raises(RuntimeError, match="out of memory"):
             ask()
         assert trainer.generation_config is config and trainer.generation_kwargs is options
@@ -143,8 +143,8 @@ def test_vllm_reads_the_settings_and_log_probabilities_come_back(trainer, monkey
     monkeypatch.setattr(trainer, "vllm_generation", client, raising=False)
     monkeypatch.setattr(trainer, "_generate_single_turn", generate)
     engine = TrainerEngine(trainer)
-    assert engine.complete([[2]], 7) == [Sample([5, 6], [-1.0, -2.0])]
-    assert engine.complete([[2]]) == [Sample([5, 6], [-1.0, -2.0])]
+    assert engine.complete(["1"], [[2]], 7) == [Sample([5, 6], [-1.0, -2.0])]
+    assert engine.complete(["1"], [[2]]) == [Sample([5, 6], [-1.0, -2.0])]
     engine.sample([[2]], 1, Sampling(0.5, 0.8, 6, 3), 0)
     engine.sample([[2]], 1, None, 0)
     short, sampled = dict(seen[0]), dict(seen[2])

@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOConfig
 
 from tests.helpers.training import QUIET_ON_CPU, digit_reward
+from tests.helpers.vision import NO_IMAGE_TOKENS, seen_data
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "guides" / "migration.md"
@@ -107,7 +108,8 @@ def on_cpu(entry: dict) -> dict:
     kept = {name: ON_CPU.get(name, value) for name, value in settings.items() if not name.startswith("vllm_")}
     kept = {name: value for name, value in kept.items() if value is not None and name != "generation_batch_size"}
     length = min(settings.get("max_completion_length", LONGEST), LONGEST)
-    return QUIET_ON_CPU | kept | sizes(settings) | dict(max_completion_length=length, max_steps=1, use_cpu=True)
+    seen = NO_IMAGE_TOKENS if passed(entry).get("images") else {}
+    return QUIET_ON_CPU | kept | seen | sizes(settings) | dict(max_completion_length=length, max_steps=1, use_cpu=True)
 
 
 def passed(entry: dict) -> dict:
@@ -190,6 +192,8 @@ def make_data(entry: dict) -> Dataset:
     if passed(entry)["prompts"] == "chat":
         prompts = [[{"role": "user", "content": prompt}] for prompt in prompts]
     columns = {name: [str(row) for row in range(4)] for name in passed(entry)["columns"] if name != "env_reward"}
+    if passed(entry).get("images"):
+        return seen_data(**columns)
     return Dataset.from_dict({"prompt": prompts} | columns)
 
 
@@ -222,28 +226,9 @@ def _passes(name: str) -> Callable[[dict], bool]:
 
 
 REFUSALS = [
-    Refusal(
-        TRACES,
-        lambda entry: entry["settings"].get("importance_sampling_level") == "sequence",
-        "importance_sampling_level",
-        "GSPO gives all tokens of a completion one ratio: a trace takes its place",
-    ),
-    Refusal(
-        ("S-trace",),
-        lambda entry: entry["settings"].get("epsilon", 0) >= 1,
-        "epsilon",
-        "a token's own trust region needs a lower bound",
-    ),
-    Refusal(RESETS, _passes("tools"), "tools", "a reset is a rollout of its own, of text"),
-    Refusal(RESETS, _passes("rollout_func"), "rollout_func", "a reset is a rollout of its own"),
-    Refusal(RESETS, _passes("environment_factory"), "environment_factory", "a reset is a rollout of its own, of text"),
-    Refusal(
-        RESETS,
-        lambda entry: on_cpu(entry).get("num_generations", 8) < 4,
-        "num_generations",
-        "half of a group is too few to be a group of its own",
-    ),
-    Refusal(RESETS, _passes("images"), "processing_class", "prefixes of images are not resampled"),
+    Refusal(RESETS, _passes("tools"), "tools", "what tools did cannot be taken back"),
+    Refusal(RESETS, _passes("rollout_func"), "rollout_func", "a prefix cannot be resumed inside another rollout"),
+    Refusal(RESETS, _passes("environment_factory"), "environment_factory", "what it did cannot be taken back"),
 ]
 
 

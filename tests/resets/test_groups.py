@@ -50,14 +50,23 @@ def test_a_split_that_does_not_fit_is_refused_by_name(split, message):
 @pytest.mark.parametrize(
     ("num_generations", "prefixes", "expected"),
     [
-        *[(4, 1, (2, 2)), (5, 1, (3, 2)), (6, 1, (3, 3)), (7, 1, (4, 3)), (8, 1, (4, 4)), (16, 1, (8, 8))],
+        *[
+            (2, 1, (0, 2)),
+            (3, 1, (0, 3)),
+            (4, 1, (2, 2)),
+            (5, 1, (3, 2)),
+            (6, 1, (3, 3)),
+            (7, 1, (4, 3)),
+            (8, 1, (4, 4)),
+            (16, 1, (8, 8)),
+        ],
         *[(8, 2, (4, 2)), (10, 2, (6, 2)), (12, 2, (6, 3)), (16, 2, (8, 4)), (12, 3, (6, 2))],
     ],
 )
-def test_half_of_a_group_continues_unless_told_otherwise(num_generations, prefixes, expected):
+def test_half_of_a_group_continues_or_all_of_a_tiny_one_unless_told_otherwise(num_generations, prefixes, expected):
     base_size, suffixes = split_group(num_generations, prefixes, None)
     assert (base_size, suffixes) == expected and base_size + prefixes * suffixes == num_generations
-    assert base_size >= 2 and suffixes >= 2
+    assert (base_size >= 2 or num_generations < 4) and suffixes >= 2
     assert split_group(num_generations, prefixes, suffixes) == expected
 
 
@@ -80,9 +89,9 @@ def test_what_cannot_be_split_is_refused_with_a_split_that_works():
     assert refused > 50
     with pytest.raises(ValueError, match=r"^num_reset_prefixes must be at least 1, got 0"):
         split_group(8, 0, None)
-    with pytest.raises(ValueError, match=r"^num_generations=3 is too few .* raise num_generations to 4, and"):
-        split_group(3, 1, None)
-    split_group(4, 1, None)
+    with pytest.raises(ValueError, match=r"^num_reset_prefixes=2 are too many .* raise num_generations to 8, and"):
+        split_group(7, 2, None)
+    split_group(8, 2, None)
 
 
 @st.composite

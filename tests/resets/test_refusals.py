@@ -11,12 +11,17 @@ from credit_trl.resets.config import RESET_FIELDS
 from credit_trl.testbed import answer_reward, make_dataset
 from tests.helpers.training import QUIET_ON_CPU
 
-NO_BASE = "num_reset_prefixes=1 and suffixes_per_prefix={}"
+NO_BASE = "num_reset_prefixes=1 and suffixes_per_prefix=None"
 LEFT_OUT = object()
 # What is refused, what the message says to set, and the same as options (`LEFT_OUT`: to be left out).
 CASES = {
-    "three": (dict(num_generations=3), NO_BASE.format(3), dict(num_reset_prefixes=1, suffixes_per_prefix=3)),
-    "two": (dict(num_generations=2), NO_BASE.format(2), dict(num_reset_prefixes=1, suffixes_per_prefix=2)),
+    "three": (dict(num_generations=3, num_reset_prefixes=2), NO_BASE, dict(num_reset_prefixes=1)),
+    "two": (dict(num_generations=2, num_reset_prefixes=2), NO_BASE, dict(num_reset_prefixes=1)),
+    "a base group of one, of three": (
+        dict(num_generations=3, suffixes_per_prefix=2),
+        "suffixes_per_prefix=None",
+        dict(suffixes_per_prefix=None),
+    ),
     "many prefixes": (
         dict(num_reset_prefixes=3),
         "num_reset_prefixes=1 and suffixes_per_prefix=None",
@@ -131,6 +136,7 @@ def train(model, folder, config, options, trainer=None):
     return trainer
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", CASES)
 def test_advice_that_is_followed_trains(tiny_model, tmp_path, case):
     options, words, followed = CASES[case]

@@ -31,7 +31,7 @@ class Engine:
     def token_ids(self, prompts):
         return [list(map(ord, prompt)) for prompt in prompts]
 
-    def complete(self, prompt_ids, max_tokens, temperature=None):
+    def complete(self, asked, prompt_ids, max_tokens, temperature=None):
         prompts = [self.exact_text(ids) for ids in prompt_ids]
         self.asked.append((prompts, max_tokens, temperature))
         samples = []

@@ -8,7 +8,7 @@ from datasets import Dataset, IterableDataset
 from transformers import AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
-from credit_trl import SRPOTrainer
+from credit_trl import SRPOConfig, SRPOTraceTrainer, SRPOTrainer
 from credit_trl.resets import group_advantages
 from credit_trl.testbed import answer_reward, make_dataset
 from tests.helpers.comparing import same_weights
@@ -59,6 +59,29 @@ def test_a_plain_config_of_any_group_trains(tiny_model, tmp_path, num_generation
     assert len(asked) == 3 and asked[1][1] == 16
     roles = [record.role for record in trainer.rollout_records]
     assert roles.count("base") == 2 * split[0]
+
+
+@pytest.mark.parametrize("num_generations", [2, 3])
+def test_a_plain_config_of_a_tiny_group_continues_what_it_draws(tiny_model, tmp_path, caplog, num_generations):
+    settings = QUIET_ON_CPU | dict(max_completion_length=16, max_steps=1, num_generations=num_generations)
+    args = GRPOConfig(str(tmp_path), per_device_train_batch_size=2 * num_generations, **settings)
+    trainer = SRPOTrainer(tiny_model, digit_reward, args=args, train_dataset=make_dataset(4))
+    assert caplog.text.count(f"num_generations={num_generations} is too few for two groups") == 1
+    trainer.train()
+    log = trainer.state.log_history[0]
+    assert log["reset/seed_draws"] >= 2 and log["reset/seeded_fraction"] > 0
+    assert [record.role for record in trainer.rollout_records] == ["reset"] * 2 * num_generations
+    for group in (trainer.rollout_records[:num_generations], trainer.rollout_records[num_generations:]):
+        assert len({record.group for record in group}) == 1
+        assert sum(record.advantage for record in group) == pytest.approx(0, abs=1e-4)
+    trainer.evaluate(make_dataset(2))
+    for options in (dict(localizer="random"), dict(seed_source="fresh"), dict(seed_selection="furthest")):
+        args = SRPOConfig(str(tmp_path), per_device_train_batch_size=2 * num_generations, **settings | options)
+        SRPOTrainer(tiny_model, digit_reward, args=args, train_dataset=make_dataset(4)).train()
+    caplog.clear()
+    args = GRPOConfig(str(tmp_path), per_device_train_batch_size=8, **settings | dict(num_generations=4))
+    SRPOTrainer(tiny_model, digit_reward, args=args, train_dataset=make_dataset(4))
+    assert "too few" not in caplog.text
 
 
 # --- what reward functions do ---
@@ -308,6 +331,52 @@ def test_a_loss_that_goes_past_the_mask_is_an_error(by_hand, monkeypatch):
     trainer.counts.clear()
     with pytest.raises(RuntimeError, match="does not import Unsloth, which replaces them"):
         trainer.train()
+
+
+def ignoring(*names):
+    """Return a loss of a library of its own, which reads TRL's inputs but for `names`."""
+
+    def loss(self, model, inputs):
+        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+        mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+        length = inputs["completion_ids"].shape[1]
+        logps, *_ = self._get_per_token_logps_and_entropies(model, ids, mask, length, compute_entropy=True)
+        advantages = 1.0 if "advantages" in names else inputs["advantages"].reshape(len(logps), -1)
+        trained = inputs["completion_mask"] if "tool_mask" in names else inputs["completion_mask"] * inputs["tool_mask"]
+        old = inputs.get("old_per_token_logps", logps.detach())
+        return -((logps - old).exp() * advantages * trained).sum() / trained.sum()
+
+    return loss
+
+
+@pytest.mark.parametrize("trainer_class", [SRPOTrainer, SRPOTraceTrainer])
+@pytest.mark.parametrize("names", [("tool_mask",), ("advantages",), ("advantages", "tool_mask")])
+def test_a_loss_that_does_not_read_what_resets_give_it_is_an_error(by_hand, monkeypatch, trainer_class, names):
+    """Like a library's that knows no masks: it would train the prefix without a word."""
+    patched(monkeypatch, "_compute_loss", ignoring(*names))
+    trainer = by_hand(trainer=trainer_class, config=trainer_class.config_class)
+    before = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
+    with pytest.raises(RuntimeError, match=f"^The loss did not read {' and '.join(names)}.*_compute_loss is"):
+        trainer.train()
+    same_weights(trainer.model.state_dict(), before)
+
+
+def test_a_loss_that_reads_all_of_it_trains(by_hand, monkeypatch):
+    patched(monkeypatch, "_compute_loss", ignoring())
+    trainer = by_hand(max_steps=2)
+    trainer.script = {prompt: texts * 2 for prompt, texts in BY_HAND.items()}
+    trainer.train()
+    assert trainer.state.global_step == 2
+
+
+def test_a_training_step_without_the_loss_is_an_error(by_hand, monkeypatch):
+    def step(self, model, inputs, num_items_in_batch=None):
+        model.train()
+        return model(self._prepare_inputs(inputs)["completion_ids"]).logits.mean()
+
+    patched(monkeypatch, "training_step", step)
+    with pytest.raises(RuntimeError, match=r"GRPOTrainer\.training_step is from tests\.resets"):
+        by_hand().train()
 
 
 def test_a_batch_with_another_mask_is_an_error(by_hand, monkeypatch):

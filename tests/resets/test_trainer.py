@@ -12,7 +12,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer, ProcessorMixin
+from transformers import AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from credit_trl import GRPOLambdaConfig, SRPOConfig, SRPOTrainer, STraceConfig, STraceTrainer
@@ -528,7 +528,6 @@ REFUSED = {
     "num_reset_prefixes": dict(num_reset_prefixes=0),
     "num_reset_prefixes=3": dict(num_reset_prefixes=3, suffixes_per_prefix=4),
     "num_reset_prefixes=3 (of 8)": dict(num_reset_prefixes=3),
-    "num_generations=3": dict(num_generations=3, per_device_train_batch_size=3),
     "suffixes_per_prefix": dict(suffixes_per_prefix=1),
     "step_delimiter": dict(step_delimiter=""),
     "step_delimiter (list)": dict(step_delimiter=["a", ""]),
@@ -600,19 +599,6 @@ def test_the_trainer_refuses_what_comes_by_position(tiny_model, tmp_path):
     between = list(inspect.signature(GRPOTrainer.__init__).parameters).index("tools") - 5
     with pytest.raises(ValueError, match=r"^tools\b"):
         SRPOTrainer(tiny_model, digit_reward, args, make_dataset(4), *[None] * between, [look])
-
-
-def test_the_trainer_refuses_a_multimodal_processing_class(tiny_model, tmp_path):
-    class Processor(ProcessorMixin):
-        def __init__(self, tokenizer):
-            self.tokenizer, self.chat_template = tokenizer, None
-
-    args = SRPOConfig(str(tmp_path), use_cpu=True, bf16=False, report_to="none")
-    model = AutoModelForCausalLM.from_pretrained(tiny_model)
-    model.config.image_token_id = 3  # TRL asks a model that goes with a processor for it
-    processor = Processor(AutoTokenizer.from_pretrained(tiny_model))
-    with pytest.raises(ValueError, match=r"^processing_class\b"):
-        SRPOTrainer(model, digit_reward, args=args, train_dataset=make_dataset(4), processing_class=processor)
 
 
 def test_the_reward_that_speaks_for_correctness(make):

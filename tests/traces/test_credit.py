@@ -11,6 +11,7 @@ from credit_trl.traces.credit import (
     traced_advantages,
     traced_log_ratio,
 )
+from credit_trl.traces.kernels import trace_weights
 from tests.helpers.slow_traces import weight
 
 LOW, HIGH = 0.1, 0.2
@@ -152,7 +153,8 @@ def test_log_probabilities_of_16_bit_are_traced_in_32():
 @pytest.mark.parametrize("kernel", ["identity", "recent", "both", "uniform"])
 def test_traced_advantages_are_those_of_a_loop(kernel):
     _, _, advantages, eligible = batch()
-    actual = traced_advantages(advantages, MASK, decay=0.8, kernel=kernel, eligible=eligible)
+    weights = trace_weights(MASK, decay=0.8, kernel=kernel)
+    actual = traced_advantages(advantages, weights, eligible=eligible)
     expected = torch.zeros(3, 6)
     for row in range(3):
         tokens = [t for t in range(6) if MASK[row, t]]
@@ -161,7 +163,7 @@ def test_traced_advantages_are_those_of_a_loop(kernel):
             expected[row, k] = advantages[row] * received * eligible[row, k]
     torch.testing.assert_close(actual, expected)
     # Advantages that differ between tokens are weighed token by token.
-    per_token = traced_advantages(advantages.unsqueeze(1).expand(3, 6), MASK, decay=0.8, kernel=kernel)
+    per_token = traced_advantages(advantages.unsqueeze(1).expand(3, 6), weights)
     torch.testing.assert_close(per_token * eligible, expected)
 
 

@@ -425,6 +425,16 @@ def test_token_trust_region_clips_the_side_that_is_pushed():
     assert torch.equal(token_trust_region(log_ratio, per_token, epsilon_low=0.2, epsilon_high=0.3), clipped)
 
 
+@pytest.mark.parametrize("epsilon_low", [1.0, 10.0])
+def test_an_epsilon_of_one_or_more_is_no_lower_bound(epsilon_low):
+    """No ratio is below 1 - epsilon_low then. The upper side and all gradients are what they were."""
+    log_ratio = torch.tensor([[-30.0, 0.1, 3.0]] * 2, requires_grad=True)
+    clipped = token_trust_region(log_ratio, torch.tensor([-1.0, 1.0]), epsilon_low=epsilon_low, epsilon_high=10.0)
+    torch.testing.assert_close(clipped, torch.tensor([[-30.0, 0.1, 3.0], [-30.0, 0.1, math.log(11)]]))
+    clipped.sum().backward()
+    assert torch.equal(log_ratio.grad, torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]]))
+
+
 def test_a_clipped_token_stops_learning_and_the_others_go_on():
     log_ratio = torch.tensor([[0.5, 0.01]], requires_grad=True)
     clipped = token_trust_region(log_ratio, torch.tensor([1.0]), epsilon_low=0.2, epsilon_high=0.2)
@@ -447,7 +457,8 @@ def test_normalized_factors_in_their_trust_region_keep_the_ratio_in_it(case, adv
 
 
 @pytest.mark.parametrize(
-    ("epsilons", "name"), [((1.0, 0.2), "epsilon_low"), ((-0.1, 0.2), "epsilon_low"), ((0.2, -0.1), "epsilon_high")]
+    ("epsilons", "name"),
+    [((-0.1, 0.2), "epsilon_low"), ((math.nan, 0.2), "epsilon_low"), ((0.2, -0.1), "epsilon_high")],
 )
 def test_token_trust_region_names_an_epsilon_out_of_range(epsilons, name):
     with pytest.raises(ValueError, match=name):

@@ -54,6 +54,7 @@ def gradient(loss, model):
     return torch.cat([part.flatten().double() for part in torch.autograd.grad(loss, parameters)])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 @pytest.mark.parametrize("bias_correction", [True, False])

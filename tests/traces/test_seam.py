@@ -83,6 +83,49 @@ def test_a_patched_loss_ends_the_step(run, monkeypatch, method, name, patch, wha
     run(GRPOTrainer, max_steps=1)
 
 
+@pytest.mark.parametrize("method", TRAINERS)
+def test_a_training_step_past_the_trainers_loss_is_an_error(run, monkeypatch, method):
+    def step(self, model, inputs, num_items_in_batch=None):
+        return past_the_forward_pass(self, model, self._prepare_inputs(inputs))
+
+    monkeypatch.setattr(GRPOTrainer, "training_step", step)
+    trainer_class, config_class, options = TRAINERS[method]
+    with pytest.raises(RuntimeError, match=f"without calling .*{PATCHED.format('training_step')}"):
+        run(trainer_class, config_class, **options)
+
+
+@pytest.mark.parametrize("name", ["compute_loss", "_get_per_token_logps_and_entropies"])
+@pytest.mark.parametrize("method", TRAINERS)
+def test_a_method_that_is_replaced_on_the_trainer_is_an_error(run, method, name):
+    trainer_class, config_class, options = TRAINERS[method]
+
+    class Replaced(trainer_class):
+        def train(self, **keywords):
+            theirs = own_compute_loss if name == "compute_loss" else getattr(GRPOTrainer, name)
+            setattr(self, name, types.MethodType(theirs, self))
+            return super().train(**keywords)
+
+    with pytest.raises(RuntimeError, match=PLAIN):
+        run(Replaced, config_class, **options)
+
+
+@pytest.mark.parametrize("method", TRAINERS)
+def test_a_subclass_that_hands_on_inputs_of_its_own_trains(run, method):
+    """The inputs are plain dictionaries for it, which it may copy and add to, and its loss may add to TRL's."""
+    trainer_class, config_class, options = TRAINERS[method]
+
+    class Adding(trainer_class):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch) + 0.0
+
+        def _compute_loss(self, model, inputs):
+            return super()._compute_loss(model, {**inputs, "theirs": None}) * 1.0
+
+    _, expected, _ = run(trainer_class, config_class, **options)
+    _, actual, _ = run(Adding, config_class, **options)
+    assert all(torch.equal(actual[name], value) for name, value in expected.items())
+
+
 def test_a_ratio_that_the_loss_does_not_read_is_named(run, monkeypatch):
     original = GRPOTrainer._compute_loss
 

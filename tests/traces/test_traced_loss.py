@@ -98,6 +98,7 @@ def slow_loss(logps, entropies, inputs, args):
     return sum(sequences) / sum(lengths)  # dapo, bnpo, cispo: one process, no accumulation
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("option", OPTIONS)
 def test_loss_and_gradient_are_those_of_the_definition(run, method, option):

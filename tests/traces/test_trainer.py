@@ -143,6 +143,7 @@ def test_normalized_and_token_keep_the_ratio_inside_so_that_the_outer_clip_is_in
     assert max(excess) < 1e-5
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kernel", ["recent", "both", "uniform"])
 @pytest.mark.parametrize(("loss_type", "fraction"), [("dapo", 1.0), ("grpo", 1.0), ("dr_grpo", 1.0), ("dapo", 0.4)])
 def test_on_policy_eps_trace_and_eps_weight_make_the_same_update(run, kernel, loss_type, fraction):
