@@ -71,7 +71,7 @@ class Vitals(TrainerCallback):
 
 
 def soak(method: str, steps: int) -> dict[str, Any]:
-    """Train for `steps` optimizer steps; the means of every block, and what was not finite."""
+    """Train for `steps` optimizer steps. Return the means of every block, and how many numbers were not finite."""
     prepare()
     chosen, vitals = METHODS[method], Vitals(method, steps)
     model = AutoModelForCausalLM.from_pretrained(BASE_MODEL, dtype=torch.float32)
