@@ -164,6 +164,7 @@ def write_as_before(folder, process, state):
     save_file(tensors, Path(folder, f"in_flight_{process}.safetensors"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("method", "added"), [("s_trace", OF_TRACES), ("srpo", (set(), set()))])
 def test_a_checkpoint_of_the_first_version_resumes_to_the_bit(method, added, tiny_model, tmp_path, monkeypatch):
     model = BASE if method == "srpo" else tiny_model
@@ -323,6 +324,7 @@ def test_weights_of_a_whole_model_are_not_taken_for_an_adapters(tiny_model, tmp_
         train("s_trace", tiny_model, tmp_path, True, max_steps=2, lora=True)
 
 
+@pytest.mark.thorough
 def test_adapters_shards_and_tied_weights_load_as_ever(tiny_model, tmp_path, monkeypatch, caplog):
     train("s_trace", tiny_model, tmp_path / "adapter", max_steps=1, lora=True)
     train("s_trace", tiny_model, tmp_path / "adapter", True, max_steps=2, lora=True)

@@ -137,6 +137,7 @@ def test_the_time_of_a_run_is_that_of_all_its_parts(tiny_model, tmp_path):
 # --- whole, or not there ---
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("where", "name", "last"),
     [

@@ -116,6 +116,7 @@ def test_a_row_that_is_not_scored_leaves_its_group(step, sound, caplog, fault, b
             assert found.log["reset/suffix_pass_rate"] == pytest.approx((2 + 1 - (bad == 5)) / suffix)
 
 
+@pytest.mark.thorough
 @holds("a reward is infinite")
 def test_an_infinite_reward_ruins_the_batch_in_trl_and_not_in_ours(step, sound):
     for scale_rewards in ("batch", "none"):
@@ -143,6 +144,7 @@ def fail(*args):
     raise OutOfMemoryError("the fault's own")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("fault", "broken"),
     [
@@ -162,6 +164,7 @@ def test_rewards_that_end_the_run_as_in_trl(step, fault, broken):
             step(name, broken)
 
 
+@pytest.mark.thorough
 @holds("two reward functions log the same column (`log_extra`)")
 def test_of_a_column_that_is_logged_twice_the_last_values_are_kept(step, sound):
     twice = Fault(logged=lambda completions: [["first"] * len(completions), completions])
@@ -189,6 +192,7 @@ def test_what_is_not_logged_is_none_under_reset_groups(step):
 FAILED = [0, 2]  # the failures of the faulty prompt's base group, of which SRPO cuts one
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("bad", [2, 5])
 @holds("the engine returns no token for a prompt", "the engine returns too few completions")
 def test_an_engine_that_fails_is_named(step, bad):
@@ -426,6 +430,7 @@ def test_data_that_is_not_as_it_should_be(tiny_model, tmp_path, fault):
 # --- the machine ---
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", TRAINERS)
 @holds("the disk is full while a checkpoint is saved")
 def test_a_full_disk_ends_the_run_and_the_checkpoint_before_goes_on(run, tmp_path, monkeypatch, name):

@@ -249,12 +249,14 @@ def test_a_prefix_is_continued_as_the_completion_would_have_been(make, case):
 # --- continuous batching ---
 
 
+@pytest.mark.thorough
 def test_continuous_batching_samples_what_generate_does(make):
     texts, _ = rollout_cold(make, **CONTINUOUS)
     assert texts == rollout_cold(make)[0]
     assert len(set(texts)) == 2  # one of each prompt: its prefixes were continued as the completion would have been
 
 
+@pytest.mark.thorough
 def test_continuous_batching_keeps_to_the_budget_of_every_phase(make):
     calls = []
 

@@ -258,6 +258,7 @@ IN_RANGE = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "case", [case for case in REFUSED if set(REFUSED[case]) == {case.split(" ")[0]} & set(TRACE_FIELDS)]
 )

@@ -45,6 +45,7 @@ trainer.accelerator.end_training()
 """
 
 
+@pytest.mark.thorough
 def test_two_processes_agree_and_report_on_all_tokens(tiny_model, tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     launch(TWO_PROCESSES, tmp_path, str(tmp_path / "script.py"), tiny_model, str(tmp_path))

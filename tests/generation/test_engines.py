@@ -97,6 +97,7 @@ def test_generate_is_the_models_own_distribution_by_default(engine):
     assert torch.allclose(shares, logits.softmax(-1), atol=0.04)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("adapter", [False, True])
 def test_options_that_a_model_brings_along_are_not_applied(engine, monkeypatch, adapter):
     """Neither to samples nor to the likeliest tokens; those that are asked for are, and the model's are put back."""

@@ -249,6 +249,7 @@ def test_the_command_says_what_does_not_fit_and_what_helps(tiny, capsys):
     assert main([*arguments, "--memory_gib", "1.5", "--gradient_checkpointing", "true"]) == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("method", "advised"), [("s_trace", True), ("srpo", False)])
 def test_a_short_context_is_no_advice_where_the_model_localizes(method, advised, tiny, capsys):
     """vLLM's share holds 2560 tokens of prompt and completion, not 8192, and not what SRPO asks about them either."""
@@ -342,6 +343,7 @@ def test_adam_rounds_small_updates_of_16_bit_weights_away():
     assert moved[torch.bfloat16] < 0.05 and moved[torch.float32] > 0.99
 
 
+@pytest.mark.thorough
 def test_the_quickstart_says_what_the_planner_says():
     qwen = Qwen2Config(
         vocab_size=151936,

@@ -77,6 +77,7 @@ def test_the_policy_is_shown_the_image_when_it_is_asked_for_the_error(vision_mod
     assert all(text.startswith("1+2:=Step 1: ") for text in texts)
 
 
+@pytest.mark.thorough
 def test_images_in_messages_are_as_good_as_a_column(vision_model, tmp_path):
     """Also in the loss, for which TRL takes the images from the column alone after a `rollout_func`."""
 
@@ -103,6 +104,7 @@ def test_images_in_messages_are_as_good_as_a_column(vision_model, tmp_path):
     same_weights(column.model.state_dict(), messages.model.state_dict())
 
 
+@pytest.mark.thorough
 def test_reward_functions_are_given_the_prompts_that_trl_gives(vision_model, tmp_path):
     seen = {}
 
@@ -118,6 +120,7 @@ def test_reward_functions_are_given_the_prompts_that_trl_gives(vision_model, tmp
     assert len(theirs) == len(ours) == 8 and contents == [["image", "text"]] * 16
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("per_prompt", "counts"), [([], None), ([2, 0, 1, 1], [2, 2, 0, 0])])
 def test_prompts_without_images_or_with_several_are_trained_too(vision_model, tmp_path, per_prompt, counts):
     """TRL's own sampling fails where some prompts of a batch have images and others none."""

@@ -161,6 +161,7 @@ def test_number_value():
     assert [number_value(text) for text in ["1/0", "", ".", "-", "0,1", "12,34", "x", "1 2", "9" * 500]] == [None] * 9
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     "text",

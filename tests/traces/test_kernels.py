@@ -310,6 +310,7 @@ def test_products_of_low_precision_and_deterministic_algorithms_change_nothing()
         assert not products & set(kernel_operations(kernel, 500).names)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_compiled_trace_is_the_same_in_one_graph(kernel):
     x = torch.randn(2, 37, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
