@@ -95,6 +95,7 @@ def test_the_pass_rate_is_sampled_as_in_training(tmp_path, monkeypatch, capsys):
     assert re.search(r"^pass rate before training: [\d.]+ \(3 held-out problems x 4 ", capsys.readouterr().out)
 
 
+@pytest.mark.thorough
 def test_run_draws_its_learning_curve(finished_run):
     _, output, _ = finished_run
     picture = imread(output / "learning_curve.png")
@@ -105,6 +106,7 @@ def test_run_draws_its_learning_curve(finished_run):
     assert np.all(picture[0, :, :3] == 1)  # nothing is cut off at the top
 
 
+@pytest.mark.thorough
 def test_run_saves_a_model_that_learned_something(finished_run):
     _, output, _ = finished_run
     base, trained = (AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32) for path in (BASE_MODEL, output))
@@ -115,6 +117,7 @@ def test_run_saves_a_model_that_learned_something(finished_run):
     assert tokenizer.decode(tokenizer("5+12*3:")["input_ids"]) == "5+12*3:"
 
 
+@pytest.mark.thorough
 def test_run_logs_what_its_method_does(finished_run):
     method, output, _ = finished_run
     history = json.loads((output / "trainer_state.json").read_text())["log_history"]
@@ -136,6 +139,7 @@ def test_run_logs_what_its_method_does(finished_run):
         assert fractions == [1.0, 1.0]
 
 
+@pytest.mark.thorough
 def test_run_was_configured_for_its_method(finished_run):
     method, output, _ = finished_run
     args = torch.load(output / "training_args.bin", weights_only=False)
