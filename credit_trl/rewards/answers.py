@@ -29,11 +29,11 @@ _HEDGES = (
     r"(?:(?:\\text\{\s*)?\b(?i:or|and|but|maybe|perhaps|possibly|probably|also|it|could|might|may|be|even|no|wait"
     r"|actually|rather)\b[\s,}]*)"
 )
-_JOINT = rf"(?:[,;/&|+]\s*{_HEDGES}*|[.?!(]?\s*{_HEDGES}+"
+_JOINT = rf"(?:(?:[,;/&|+]|\s-|\\(?:q?quad|lor|vee|\\))\s*{_HEDGES}*|[.?!(]?\s*{_HEDGES}+"
 _END = r"""\s*(?:[).:,;}\]*$!?`\\/&|+]|["'”’](?!\w)|\Z)"""
 # "B", "(B) 42", "\text{B}.", "B because ...", "B - Paris", not "B is wrong", "B?", "I'm" or "P(A)"
 _LETTER = re.compile(
-    rf"(?:(?:option|choice|letter)\s+)?{_OPENING}([A-Z])"
+    rf"(?:\\text\{{\s*)?(?:(?i:option|choice|letter)\s+)?{_OPENING}([A-Z])"
     r"""(?=\s*(?:[).:,;}\]*$!`\\/&|+]|["'”’](?!\w)|\Z)|\s+(?:[(\u2014\u2013-]|(?:because|since|as|due|given|which)\b))"""
 )
 _SMALL_LETTER = re.compile(r"[\s$*({\[`]*([a-z])[\s)}\].$*`]*")
@@ -43,7 +43,7 @@ _OTHER_LETTER = re.compile(
     rf"(?={_END}|\s+(?:or|and)\b)"
 )
 _YES_NO = re.compile(rf"{_OPENING}(yes|no|true|false)\b", re.IGNORECASE)
-_OTHER_WORD = re.compile(rf"{_CLOSING}{_JOINT}|[.?!(]\s*){_OPENING}(yes|no|true|false)\b(?={_END})", re.IGNORECASE)
+_OTHER_WORD = re.compile(rf"{_CLOSING}{_JOINT}|[.?!(]\s*|){_OPENING}(yes|no|true|false)\b(?={_END})", re.IGNORECASE)
 _AFTER_ANSWER = re.compile(r"[\s.$*\])]*")  # closes a sentence, a formula or bold type
 
 
@@ -161,6 +161,7 @@ def format_reward(completions: Sequence[Completion], **kwargs: Any) -> list[floa
         spans = boxed_spans(text)
         good = (
             len(spans) == text.count("\\boxed") == 1
+            and text.startswith("}", spans[0][1])
             and text[slice(*spans[0])].strip() != ""
             and _AFTER_ANSWER.fullmatch(text, spans[0][1] + 1) is not None
         )
