@@ -48,8 +48,8 @@ def math_gold(value: Any) -> str | None:
     of `1,234` stay; words become `\\text{words}`, since letters in LaTeX are a product of variables. Units, percent
     signs, sets, intervals and matrices stay as they are: the comparison reads them.
 
-    `None` are: a missing value, "", "N/A", "nan", "None"; text without a letter, digit or command; prose without an
-    answer; an answer of more than 10,000 characters.
+    `None` are: a missing value, "", "N/A", "nan", "None", "proof"; text without a letter, digit or command; prose
+    without an answer; an answer of more than 10,000 characters.
     """
     if isinstance(value, bool):
         return f"\\text{{{value}}}"

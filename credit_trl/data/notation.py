@@ -16,7 +16,8 @@ FUNCTIONS = frozenset(
         "mod det and or",
     )
 )
-_MISSING = frozenset(["", "n/a", "na", "nan", "none", "null", "<na>", "unknown", "tbd", "?"])
+# "proof" and "notfound" stand in NuminaMath and what was made of it.
+_MISSING = frozenset(["", "n/a", "na", "nan", "none", "null", "<na>", "unknown", "tbd", "?", "proof", "notfound"])
 _CURRENCY = re.compile(r"\\?[$€£¥₹](?=\s*-?[\d.])|(?<=\d)\s*\\?[$€£¥₹]")
 # What ends a sentence, and a backslash that escapes nothing; not the full stop of `\right.`, nor a factorial
 _TRAILING = re.compile(r"(?<![\s.,;:\\\u3002])(?<!\\right)(?:[\s.,;:\\\u3002]|\\!|(?<=[^\W\d_]{2})!)+\Z")
