@@ -10,7 +10,8 @@ import yaml
 from datasets import Dataset
 from trl import GRPOConfig, ModelConfig
 
-from ..data.loading import BOXED_INSTRUCTION, GOLDS, default_reward, load_data
+from ..data.loading import BOXED_INSTRUCTION, default_reward, load_data
+from ..data.problems import GOLDS
 from ..rewards.registry import REWARDS
 from ..testbed import BASE_MODEL
 from .help import USAGE, Parser
@@ -126,6 +127,7 @@ def parse(argv: list[str], testbed_recipe: Path) -> tuple[RunArguments, ModelCon
     peek = argparse.ArgumentParser(usage=USAGE, add_help=False, allow_abbrev=False)
     peek.add_argument("--dataset_name", "--dataset-name")
     peek.add_argument("--model_name_or_path", "--model-name-or-path")
+    peek.add_argument("--check_rewards", "--check-rewards", nargs="?", const="true", default="false")
     named, _ = peek.parse_known_args(rest)
     if known.config is None and named.dataset_name in (None, "testbed") and named.model_name_or_path is None:
         known.config = str(testbed_recipe)
@@ -140,6 +142,9 @@ def parse(argv: list[str], testbed_recipe: Path) -> tuple[RunArguments, ModelCon
     of_some = read_mapping("method_options", settings.pop("method_options", None)) or {}
     refuse_unknown([f"--{option}" for option in of_some if not owners_of(option)], name)
     settings = {option: value for option, value in of_some.items() if option in option_names(name)} | settings
+
+    if named.check_rewards.lower() == "true":  # a look needs no GPU
+        settings |= {"bf16": False, "use_cpu": True}
 
     parser = Parser(argument_classes(name), sections_of(name))
     defaults = method.options | method.defaults | (method.testbed if on_testbed else {})

@@ -5,7 +5,6 @@ into `None` where the value is no gold of that kind. Who calls reports such rows
 """
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -13,30 +12,24 @@ from functools import lru_cache
 from string import ascii_uppercase
 from typing import Any
 
-from .latex import boxed_spans, math_spans, number_value, plain_signs, unwrap
+from .latex import boxed_spans, last_together, math_spans, plain_signs, unwrap
+from .notation import FUNCTIONS, is_named_number, plain_number, tidy_math
 
-LONGEST_GOLD = 10_000  # characters of a mathematical gold once it is read
-
-_MISSING = frozenset(["", "n/a", "na", "nan", "none", "null", "<na>", "unknown", "tbd", "?"])
 _HASHES = re.compile(r"####[ \t]*([^\n]*)")
 _STATEMENT = re.compile(r"\banswers?(?:\s+(?:is|are)\b\s*:?|\s*:)[\s*]*", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.!?](?:\s|\Z)|\n")
 _COMMAND = re.compile(r"\\(?:text|mathrm|textbf|mbox|operatorname)\s*\{[^{}]*\}|\\[a-zA-Z]+|\\.")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _NUMBER_IN_PROSE = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?")
-# Words of formulas that are written without LaTeX: a gold that begins with one is no prose.
-_FUNCTIONS = frozenset(
-    re.split(
-        r"\W",
-        "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp sqrt pi inf infinity max min gcd lcm "
-        "mod det and or",
-    )
+# Golds of several words that are answers: "None of the above", "cannot be determined from this".
+_ANSWER_IN_WORDS = re.compile(
+    r"(?:none|all|both|neither|no|not|cannot|can not|can't|does not|impossible|infinitely|insufficient)"
+    r"(?: [a-z]+){1,7}\.?",
+    re.IGNORECASE,
 )
-_CURRENCY = re.compile(r"\\?[$€£¥₹](?=\s*-?[\d.])|(?<=\d)\s*\\?[$€£¥₹]")
-# What ends a sentence, and a backslash that escapes nothing; not the full stop of `\right.`
-_TRAILING = re.compile(r"(?<![\s.,;:!\\\u3002])(?<!\\right)[\s.,;:!\\\u3002]+\Z")
-_ORDINARY_WORDS = re.compile(r"[^\W\d_](?:[^\W\d_]|['’-])*(?:\s+[^\W\d_](?:[^\W\d_]|['’-])*)*")
-_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,?\\[!,]\s?,?|,\s?\\[!,])\s?(?=\d{3}(?!\d))")
+_LEAD = re.compile(
+    r"(?:####|(?:the\s+)?(?:(?:final|correct|right)\s+)?(?:answer|option|choice)(?:\s+is\b|\s*:)?)\s*", re.IGNORECASE
+)
 _LETTER = re.compile(r"[(\[]?\s*([A-Za-z])\s*(?:[)\].:,]+(?:\s.*)?)?", re.DOTALL)
 _YES, _NO = frozenset(["yes", "true", "y", "t", "1"]), frozenset(["no", "false", "n", "f", "0"])
 
@@ -55,13 +48,13 @@ def math_gold(value: Any) -> str | None:
     of `1,234` stay; words become `\\text{words}`, since letters in LaTeX are a product of variables. Units, percent
     signs, sets, intervals and matrices stay as they are: the comparison reads them.
 
-    `None` are: a missing value, "", "N/A", "nan", "None"; text without a letter, digit or command; prose without an
-    answer; an answer of more than 10,000 characters.
+    `None` are: a missing value, "", "N/A", "nan", "None", "proof"; text without a letter, digit or command; prose
+    without an answer; an answer of more than 10,000 characters.
     """
     if isinstance(value, bool):
         return f"\\text{{{value}}}"
     if isinstance(value, int | float | Decimal):
-        return _number(value)
+        return plain_number(value)
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         golds = [math_gold(item) for item in value]
         read = [gold for gold in golds if gold is not None]
@@ -92,9 +85,9 @@ def choice_gold(value: Any, choices: Sequence[str] | Mapping[str, Sequence[str]]
         return None
     if isinstance(value, int):
         return ascii_uppercase[value] if 0 <= value < count else None
-    if not isinstance(value, str):
+    text = _stated(value)
+    if text is None:
         return None
-    text = unwrap(_last_box(value))
     if text in labels:
         return ascii_uppercase[labels.index(text)]
     plain = [" ".join(str(choice).split()).casefold() for choice in texts or ()]
@@ -114,9 +107,7 @@ def yes_no_gold(value: Any) -> str | None:
     """
     if isinstance(value, bool | int):
         return {0: "no", 1: "yes"}.get(int(value))
-    if not isinstance(value, str):
-        return None
-    word = unwrap(_last_box(value)).rstrip(".! ").casefold()
+    word = (_stated(value) or "").rstrip(".,! ").casefold()
     return "yes" if word in _YES else "no" if word in _NO else None
 
 
@@ -132,15 +123,6 @@ def shown(value: Any, width: int = 60) -> str:
     return text if len(text) <= width else f"{text[:half]} ... {text[-half:]}"
 
 
-def _number(value: int | float | Decimal) -> str | None:
-    if not math.isfinite(value):
-        return None if math.isnan(value) else "\\infty" if value > 0 else "-\\infty"
-    if isinstance(value, int):
-        return str(value)
-    digits = format(Decimal(str(value)), "f")
-    return digits.rstrip("0").rstrip(".") if "." in digits else digits
-
-
 def _json_list(text: str) -> list | None:
     """Return the list of texts that `text` is in JSON. Intervals such as [0, 1] and [0] are no such list."""
     if not (text.lstrip().startswith('["') and text.rstrip().endswith('"]')):
@@ -152,9 +134,15 @@ def _json_list(text: str) -> list | None:
     return items if all(isinstance(item, str) for item in items) else None
 
 
-def _last_box(text: str) -> str:
-    spans = boxed_spans(text)
-    return text[slice(*spans[-1])] if spans else text
+def _stated(value: Any) -> str | None:
+    """Return the text of a gold that is a letter or a word, without a box, quotes or "Answer:" around it."""
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes) and len(value) == 1:
+        value = value[0]
+    if not isinstance(value, str):
+        return None
+    spans = boxed_spans(value)
+    text = unwrap(value[slice(*spans[-1])] if spans else value.rpartition("####")[2])
+    return unwrap(_LEAD.sub("", text, count=1)).strip("'\"")
 
 
 @lru_cache(maxsize=4096)  # every completion of a group has the same gold
@@ -164,13 +152,15 @@ def _math_text(text: str) -> str | None:
     if hashes:
         text = hashes[-1]
     elif boxed_spans(text):
-        text = _last_box(text)
+        text = last_together(text, boxed_spans(text)) or ""
     elif _is_prose(text):
         text = _end_of_prose(text)
     return tidy_math(text)
 
 
 def _is_prose(text: str) -> bool:
+    if _ANSWER_IN_WORDS.fullmatch(text) or is_named_number(text):
+        return False
     outside = text
     for start, end, _ in reversed(math_spans(text)):
         outside = outside[:start] + " " + outside[end:]
@@ -178,7 +168,7 @@ def _is_prose(text: str) -> bool:
     if len(words) >= 4 or _STATEMENT.search(text):
         return True
     first = _WORD.match(text)
-    return bool(first and first[0].lower() not in _FUNCTIONS and re.search(r"[\d$]|\\\(|\\\[", text))
+    return bool(first and first[0].lower() not in FUNCTIONS and re.search(r"[\d$]|\\\(|\\\[", text))
 
 
 def _end_of_prose(text: str) -> str:
@@ -193,35 +183,3 @@ def _end_of_prose(text: str) -> str:
     found = [(end, -start, content) for start, end, content in math_spans(text)]
     found += [(match.end(), -match.start(), match[0]) for match in _NUMBER_IN_PROSE.finditer(text)]
     return max(found)[2] if found else ""
-
-
-def tidy_math(text: str) -> str | None:
-    """Return the mathematical answer `text` in the form of `math_gold`, or `None` if nothing is stated.
-
-    Answers of models are brought to the form of golds by this function too.
-    """
-    if len(text) > 2 * LONGEST_GOLD:
-        return None
-    text = unwrap(text)
-    text = "".join(_without_delimiters(text)) if math_spans(text) else text
-    text = _THOUSANDS.sub(",", text)
-    text = _CURRENCY.sub("", text).replace("\\$", "").replace("$", "")
-    text = _TRAILING.sub("", unwrap(re.sub(r"\s+", " ", text)))
-    if text.casefold() in _MISSING or len(text) > LONGEST_GOLD or not re.search(r"[^\W_]", text):
-        return None
-    value = number_value(text)
-    if value is not None:
-        return _number(Decimal(text)) if re.search("[eE]", text) and "frac" not in text else text
-    if _ORDINARY_WORDS.fullmatch(text) and any(
-        word.lower() not in _FUNCTIONS for word in re.findall(r"[^\W\d_]{3,}", text)
-    ):
-        return f"\\text{{{text}}}"
-    return text
-
-
-def _without_delimiters(text: str) -> list[str]:
-    parts, position = [], 0
-    for start, end, content in math_spans(text):
-        parts += [text[position:start], content]
-        position = end
-    return [*parts, text[position:]]

@@ -13,12 +13,21 @@ _MINUS = str.maketrans(dict.fromkeys("\u2212\ufe63\uff0d\u2010\u2011", "-"))
 _DASH_SIGN = re.compile(r"(\A|[=(\[{,:<>$]|\bis)(\s*)[\u2012\u2013](?=[\d.\\])")
 
 _BRACES = re.compile(r"\\+(?:boxed|fbox)\s*\{|\\[^a-zA-Z]|[{}]")
+# TeX takes what follows for the content of a box without braces; here only a number counts.
+_BARE_BOX = re.compile(r"\\boxed[ \t]+(-?(?:\d[\d,]*)?\.?\d+(?:/\d+)?)")
 _LANGUAGE = re.compile(r"\A\w*\n")  # of a code block
 _TEXT_COMMAND = re.compile(r"\\(?:boxed|fbox|text(?:bf|it|rm|tt|sf|normal)?|math(?:rm|bf|it|tt|sf)|mbox|emph|bm)\s*\{")
 _ESCAPED = re.compile(r"\\([_&%#$])")
 _POWER = re.compile(r"(?<=[\w)])\*\*(?=[\w(-])")  # Python's, inside of a formula in bold type
+_BOLD = re.compile(rf"{_POWER.pattern}|(?P<bold>\*\*)")
 _MARKS = ("```", "**", "__", "`")
 _DELIMITER = re.compile(r"\$\$|\$|\\.", re.DOTALL)
+# A dollar sign before an amount opens no formula, nor does one before a digit close one: "$5 and $10".
+_MONEY = re.compile(r"\$\d[\d,.]*\s+(?!mod\b)[a-z]{3,}")
+# Between contents that are given together: \boxed{1} and \boxed{2}
+TOGETHER = re.compile(r"[\s$*_,;/&|()\[\]\\]*(?:\b(?:and|or)\b[\s$*_,;/&|()\[\]\\]*)?")
+_MARKUP_BEFORE = re.compile(r"\A(?:\}|</answer>)", re.IGNORECASE)
+_MARKUP_AFTER = re.compile(r"(?:\\+(?:boxed|fbox)\s*\{?|<answer>)\Z", re.IGNORECASE)
 _CLOSING = {"$$": "$$", "$": "$", "\\(": "\\)", "\\[": "\\]"}
 
 _NUMBER = re.compile(r"([+-]?)(\d+|\d{1,3}(?:,\d{3})+)?(\.\d*)?(?:[eE]([+-]?\d{1,3}))?")
@@ -38,7 +47,7 @@ def boxed_spans(text: str) -> list[tuple[int, int]]:
     """Return start and end of the content of every complete `\\boxed{...}` of `text`.
 
     Braces inside may nest. A brace with a backslash (`\\left\\{x, y\\right.`) is a character like others. `\\fbox` is a
-    box too, as in MATH, and so is a box with its backslash doubled.
+    box too, as in MATH, and so is a box with its backslash doubled; a number may stand in a box without braces.
     """
     spans, open_boxes, depth = [], [], 0
     for match in _BRACES.finditer(text):
@@ -52,7 +61,23 @@ def boxed_spans(text: str) -> list[tuple[int, int]]:
             depth -= 1
             if open_boxes and open_boxes[-1][1] == depth:
                 spans.append((open_boxes.pop()[0], match.start()))
-    return sorted(spans)
+    return sorted(spans + [match.span(1) for match in _BARE_BOX.finditer(text)])
+
+
+def last_together(text: str, spans: list[tuple[int, int]]) -> str | None:
+    """Return the content of the last of `spans`, joined with those before it that are given together with it.
+
+    `\\boxed{1} and \\boxed{2}` gives "1, 2"; without spans there is `None`.
+    """
+    if not spans:
+        return None
+    contents = [text[slice(*spans[-1])].strip()]
+    for (_, end), (start, _) in zip(spans[-2::-1], spans[:0:-1], strict=False):
+        between = _MARKUP_AFTER.sub("", _MARKUP_BEFORE.sub("", text[end:start]))
+        if end > start or start - end > 60 or not TOGETHER.fullmatch(between):
+            break
+        contents.append(text[slice(*spans[len(spans) - 1 - len(contents)])].strip())
+    return ", ".join(dict.fromkeys(reversed(contents)))
 
 
 def closing_brace(text: str, start: int) -> int | None:
@@ -81,6 +106,13 @@ def unwrap(text: str, math: bool = True) -> str:
     return text
 
 
+def without_open_bold(text: str) -> str:
+    """Return `text` without its first mark of bold type if that has no partner, as in "4** because", whose bold type
+    began before."""
+    marks = [match.start() for match in _BOLD.finditer(text) if match["bold"]]
+    return text[: marks[0]] + text[marks[0] + 2 :] if len(marks) % 2 else text
+
+
 def _inside(text: str, math: bool) -> str | None:
     command = _TEXT_COMMAND.match(text)
     if command and text.endswith("}") and closing_brace(text, command.end()) == len(text) - 1:
@@ -103,13 +135,14 @@ def math_spans(text: str) -> list[tuple[int, int, str]]:
     spans: list[tuple[int, int, str]] = []
     opening = None
     for match in _DELIMITER.finditer(text):
-        if opening is not None and match[0] == _CLOSING[opening[0]]:
+        before_digit = match[0] == "$" and text[match.end() : match.end() + 1].isdigit()
+        if opening is not None and match[0] == _CLOSING[opening[0]] and not before_digit:
             content = text[opening.end() : match.start()]
             if content.strip():
                 spans.append((opening.start(), match.end(), content))
             opening = None
-        elif match[0] in _CLOSING and (opening is None or not opening[0].startswith("$")):
-            opening = match
+        elif match[0] in _CLOSING and (before_digit or opening is None or not opening[0].startswith("$")):
+            opening = None if _MONEY.match(text, match.start()) else match
     return spans
 
 

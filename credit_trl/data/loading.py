@@ -6,7 +6,6 @@ hub. What the columns of some thirty public ones mean is known (`known`).
 
 import re
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ from datasets import Dataset, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from ..testbed.arithmetic import make_dataset
-from .golds import choice_gold, math_gold, yes_no_gold
-from .problems import as_problem, columns_of, gold_value, report_unread
+from .problems import GOLDS, as_problem, check_golds, columns_of, gold_value, report_unread
 from .public_datasets import BOXED_INSTRUCTION, KnownDataset, known_dataset
 from .reasoning_gym import REASONING_GYM, _call, _make_tasks
 
@@ -53,7 +51,8 @@ def load_data(
         prompt_column: the column that holds the problem, as text or as messages. It becomes `prompt`. A known data set
             of the hub needs neither this nor `answer_column`, unless it is to be read otherwise.
         answer_column: the column that holds the answer. It becomes `solution`, the name that TRL's rewards read, in
-            place of a column that has this name already. `None` leaves the columns as they are.
+            place of a column that has this name already. A dot leads into a mapping: `reward_model.ground_truth`.
+            `None` leaves the columns as they are.
         instruction: what to add to a problem that is text, on a line of its own; `None` or "" adds nothing. The
             default asks for an answer in the style that the known data set's reward reads. The testbed's problems stay
             as they are.
@@ -92,10 +91,11 @@ def load_data(
         dataset = read_rows(name, split, config, options)
         if size is not None and size < len(dataset):
             dataset = dataset.shuffle(seed=seed).select(range(size))
+        dataset = _flatten(dataset, answer_column)
         dataset = _rename(dataset, name, {prompt_column: "prompt", answer_column: "solution"})
         column = next((column for column in ("solution", "answer") if column in dataset.column_names), None)
         if column is not None and (reward in GOLDS or answer_column is not None):
-            _check_golds(dataset, name, column, answer_column or column, reward)
+            check_golds(dataset, name, column, answer_column or column, reward)
 
     def as_prompt(row: dict[str, Any]) -> dict[str, Any]:
         prompt = row["prompt"]
@@ -110,14 +110,6 @@ def load_data(
     return dataset.map(as_prompt)
 
 
-# The rewards whose golds are read when a data set is loaded, and how.
-GOLDS: dict[str, Callable[[Any], str | None]] = {
-    "accuracy": math_gold,
-    "choice": choice_gold,
-    "yes_no": yes_no_gold,
-}
-
-
 def default_reward(name: str) -> str:
     """Return the name of the reward that fits the data set `name` of `load_data`: "accuracy" where it is not known."""
     if name == "testbed":
@@ -126,22 +118,6 @@ def default_reward(name: str) -> str:
         return "task"
     known = known_dataset(name)
     return "accuracy" if known is None or Path(name).exists() else known.reward
-
-
-def _check_golds(dataset: Dataset, name: str, column: str, users_name: str, reward: str | None) -> None:
-    """Raise `ValueError` if golds are missing, or of another kind than `reward` reads."""
-
-    def missing(value: Any) -> str | None:
-        return None if value is None or value == "" or value == [] else "something"
-
-    read = GOLDS.get(reward or "", missing)
-    unread = [(row, value) for row, value in enumerate(dataset[column]) if read(value) is None]
-    if unread:
-        wanted = f"the reward {reward}" if reward in GOLDS else "any reward"
-        raise ValueError(
-            f"{report_unread(name, users_name, wanted, unread, len(dataset))}. Drop these rows, or choose another "
-            "answer_column or reward"
-        )
 
 
 def _known(name: str, prompt_column: str, answer_column: str | None) -> KnownDataset | None:
@@ -223,6 +199,12 @@ def read_rows(name: str, split: str, config: str | None, options: dict[str, Any]
         return _call(name, load_dataset, name, config, split=split, **options)
     except DatasetGenerationError as error:
         raise ValueError(f"cannot read {name}: {error.__cause__ or error}") from error
+
+
+def _flatten(dataset: Dataset, column: str | None) -> Dataset:
+    """Return `dataset` with the field that a name such as `reward_model.ground_truth` leads to as a column."""
+    head, _, _ = (column or "").partition(".")
+    return dataset.flatten() if column not in dataset.column_names and head in dataset.column_names else dataset
 
 
 def _rename(dataset: Dataset, name: str, targets: dict[str | None, str]) -> Dataset:

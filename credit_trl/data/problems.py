@@ -5,14 +5,23 @@ import json
 import pickletools
 import random
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from string import ascii_uppercase
 from typing import Any
+
+from datasets import Dataset
 
 from .golds import choice_gold, math_gold, shown, yes_no_gold
 from .public_datasets import FUNCTION_INSTRUCTION, KnownDataset
 
 STARTER_INSTRUCTION = "Complete this Python code, in one block ```python:"
+
+# The rewards whose golds are read when a data set is loaded, and how.
+GOLDS: dict[str, Callable[[Any], str | None]] = {
+    "accuracy": math_gold,
+    "choice": choice_gold,
+    "yes_no": yes_no_gold,
+}
 
 
 def columns_of(known: KnownDataset) -> list[str]:
@@ -63,7 +72,7 @@ def as_problem(
             columns = {"nums": row[known.question], "target": gold}
         case _:
             solution = yes_no_gold(gold) if known.reward == "yes_no" else math_gold(gold)
-            if solution is None or (known.incomplete and solution in ("\\text{proof}", "\\text{notfound}")):
+            if solution is None:
                 return None
             columns = {"solution": solution}
     if isinstance(question, str) and instruction:
@@ -86,6 +95,27 @@ def report_unread(name: str, column: str, reward: str, rows: list[tuple[int, Any
     """
     first = "; ".join(f"row {index}: {shown(value)}" for index, value in rows[:3])
     return f"{name}: {len(rows)} of {total} golds in the column `{column}` cannot be read for {reward} ({first})"
+
+
+def check_golds(dataset: Dataset, name: str, column: str, users_name: str, reward: str | None) -> None:
+    """Raise `ValueError` if golds are missing, or of another kind than `reward` reads."""
+
+    def missing(value: Any) -> str | None:
+        return None if value is None or value == "" or value == [] else "something"
+
+    read = GOLDS.get(reward or "", missing)
+    unread = [(row, value) for row, value in enumerate(dataset[column]) if read(value) is None]
+    if unread:
+        wanted = f"the reward {reward}" if reward in GOLDS else "any reward"
+        if isinstance(unread[0][1], dict):
+            raise ValueError(
+                f"{name}: the column `{users_name}` holds mappings. Name the field that has the answer: "
+                f"{', '.join(f'{users_name}.{field}' for field in unread[0][1])}"
+            )
+        raise ValueError(
+            f"{report_unread(name, users_name, wanted, unread, len(dataset))}. Drop these rows, or choose another "
+            "answer_column or reward"
+        )
 
 
 def _choice_problem(known: KnownDataset, row: Mapping[str, Any], gold: Any, index: int) -> tuple[str, str] | None:

@@ -29,11 +29,11 @@ _HEDGES = (
     r"(?:(?:\\text\{\s*)?\b(?i:or|and|but|maybe|perhaps|possibly|probably|also|it|could|might|may|be|even|no|wait"
     r"|actually|rather)\b[\s,}]*)"
 )
-_JOINT = rf"(?:[,;/&|+]\s*{_HEDGES}*|[.?!(]?\s*{_HEDGES}+"
+_JOINT = rf"(?:(?:[,;/&|+]|\s-|\\(?:q?quad|lor|vee|\\))\s*{_HEDGES}*|[.?!(]?\s*{_HEDGES}+"
 _END = r"""\s*(?:[).:,;}\]*$!?`\\/&|+]|["'”’](?!\w)|\Z)"""
 # "B", "(B) 42", "\text{B}.", "B because ...", "B - Paris", not "B is wrong", "B?", "I'm" or "P(A)"
 _LETTER = re.compile(
-    rf"(?:(?:option|choice|letter)\s+)?{_OPENING}([A-Z])"
+    rf"(?:\\text\{{\s*)?(?:(?i:option|choice|letter)\s+)?{_OPENING}([A-Z])"
     r"""(?=\s*(?:[).:,;}\]*$!`\\/&|+]|["'”’](?!\w)|\Z)|\s+(?:[(\u2014\u2013-]|(?:because|since|as|due|given|which)\b))"""
 )
 _SMALL_LETTER = re.compile(r"[\s$*({\[`]*([a-z])[\s)}\].$*`]*")
@@ -43,7 +43,7 @@ _OTHER_LETTER = re.compile(
     rf"(?={_END}|\s+(?:or|and)\b)"
 )
 _YES_NO = re.compile(rf"{_OPENING}(yes|no|true|false)\b", re.IGNORECASE)
-_OTHER_WORD = re.compile(rf"{_CLOSING}{_JOINT}|[.?!(]\s*){_OPENING}(yes|no|true|false)\b(?={_END})", re.IGNORECASE)
+_OTHER_WORD = re.compile(rf"{_CLOSING}{_JOINT}|[.?!(]\s*|){_OPENING}(yes|no|true|false)\b(?={_END})", re.IGNORECASE)
 _AFTER_ANSWER = re.compile(r"[\s.$*\])]*")  # closes a sentence, a formula or bold type
 
 
@@ -127,13 +127,9 @@ def choice_reward(completions: Sequence[Completion], solution: Sequence[Any], **
     `solution` names a choice by its letter ("B", "(B)", "b") or as an integer index from 0 (`golds.choice_gold`).
     Raises `ValueError` that names the row for any other gold.
     """
-    rewards = []
-    for row, (completion, value) in enumerate(zip(completions, solution, strict=True)):
-        gold = choice_gold(value)
-        if gold is None:
-            raise gold_error("choice_reward", "solution", row, value, "letter and no index of a choice")
-        rewards.append(float(extract_choice(completion_text(completion)) == gold))
-    return rewards
+    golds = _read_golds(solution, choice_gold, "choice_reward", "letter and no index of a choice")
+    answers = [extract_choice(completion_text(completion)) for completion in completions]
+    return [float(answer == gold) for answer, gold in zip(answers, golds, strict=True)]
 
 
 def yes_no_reward(completions: Sequence[Completion], solution: Sequence[Any], **kwargs: Any) -> list[float]:
@@ -142,13 +138,20 @@ def yes_no_reward(completions: Sequence[Completion], solution: Sequence[Any], **
     `solution` is "yes" or "no" in any case, or true or false (`golds.yes_no_gold`). Raises `ValueError` that names the
     row for any other gold.
     """
-    rewards = []
-    for row, (completion, value) in enumerate(zip(completions, solution, strict=True)):
-        gold = yes_no_gold(value)
+    golds = _read_golds(solution, yes_no_gold, "yes_no_reward", "yes and no no")
+    answers = [extract_yes_no(completion_text(completion)) for completion in completions]
+    return [float(answer == gold) for answer, gold in zip(answers, golds, strict=True)]
+
+
+def _read_golds(solution: Sequence[Any], read: Callable[[Any], str | None], reward: str, wanted: str) -> list[str]:
+    """Return the golds as `read` reads them. Raises `ValueError` that names the first row where it cannot."""
+    golds = []
+    for row, value in enumerate(solution):
+        gold = read(value)
         if gold is None:
-            raise gold_error("yes_no_reward", "solution", row, value, "yes and no no")
-        rewards.append(float(extract_yes_no(completion_text(completion)) == gold))
-    return rewards
+            raise gold_error(reward, "solution", row, value, wanted)
+        golds.append(gold)
+    return golds
 
 
 def format_reward(completions: Sequence[Completion], **kwargs: Any) -> list[float]:
@@ -161,6 +164,7 @@ def format_reward(completions: Sequence[Completion], **kwargs: Any) -> list[floa
         spans = boxed_spans(text)
         good = (
             len(spans) == text.count("\\boxed") == 1
+            and text.startswith("}", spans[0][1])
             and text[slice(*spans[0])].strip() != ""
             and _AFTER_ANSWER.fullmatch(text, spans[0][1] + 1) is not None
         )

@@ -1,11 +1,13 @@
 """What `check_rewards` found: its judgment, and the table that shows it."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..data.golds import shown
 
 SHOWN_ROWS = 8
+_CHOICE = re.compile(r"\bA\s*[).:]|\bA\b.*\bB\b", re.DOTALL)  # a letter in front of its choice, or several letters
 _WIDTHS = {"row": 5, "the prompt's end": 34, "gold as read": 24, "own gold": 9, "empty": 6, "another's": 9}
 
 
@@ -152,6 +154,11 @@ def judge(
         report.add(
             table, rows, f"{table.name} gives an empty answer the full reward in {{}}: it must ask for an answer"
         )
+        if table.name == "choice_reward" and sum(bool(_CHOICE.search(prompt)) for prompt in prompts) < len(prompts) / 2:
+            report.notes.append(
+                f"{table.name} reads letters, and most prompts show no choices: write them below each question, as (A) "
+                "and (B)"
+            )
     if not tables:
         report.notes.append("there is no reward function to check: reward models are left out")
     return report

@@ -10,11 +10,12 @@ from typing import Any
 from .answers import RewardFunction, completion_text
 from .sandbox import Limits, check_sandbox, run_tests
 from .sandbox.rules import CALL, SAME
+from .statements import final_part
 
 # An opening fence: up to three other marks before it, as in a list or a quotation; the language in any case, with a
 # version, and what follows it on the line, such as `title="a.py"`.
-_FENCE = re.compile(r"(?P<indent>[ \t]*)(?:[-*>]\s+|\d+\.\s+)?(?P<mark>`{3,}|~{3,})[ \t]*(?P<language>[^`\n]*)")
-_PYTHON = re.compile(r"(?:python|py)[ \t]?3?(?:\.\d+)*\b(?![+#])", re.IGNORECASE)
+_FENCE = re.compile(r"(?P<indent>[ \t]*)(?:[-*>]\s+|\d+\.\s+)?(?P<mark>`{3,}|~{3,})[ \t]*\{?\.?(?P<language>[^`\n]*)")
+_PYTHON = re.compile(r"(?:python|py)[ \t]?3?(?:\.\d+)*\b(?![-+#])", re.IGNORECASE)
 
 
 def extract_code(text: str) -> str | None:
@@ -22,18 +23,18 @@ def extract_code(text: str) -> str | None:
 
     A block is fenced by ```` ``` ```` or `~~~`, with `python`, `py`, `python3` or the like in any case. A block that is
     indented, as under an item of a list, is given without its indentation; line ends become `\\n`. The block may stand
-    in `<answer>` tags. A block that is never closed was cut short and does not count.
+    in `<answer>` tags. A block that is never closed was cut short and does not count, nor does one before `</think>`.
     """
     blocks: list[str] = []
     fence = language = ""
     lines: list[str] = []
-    for line in text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n"):
+    for line in final_part(text).replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n"):
         line = line.removeprefix("<answer>")
         if not fence:
             opening = _FENCE.fullmatch(line)
             if opening:
                 fence, language, lines = opening["mark"], opening["language"], []
-        elif re.fullmatch(rf"[ \t]*{re.escape(fence)}{fence[0]}*[ \t]*(?:</answer>.*)?", line):
+        elif re.fullmatch(rf"[ \t]*{re.escape(fence)}{fence[0]}*[ \t.]*(?:(?:</answer>|<\|).*)?", line):
             if _PYTHON.match(language.strip()):
                 blocks.append(textwrap.dedent("".join(f"{content}\n" for content in lines)))
             fence = ""

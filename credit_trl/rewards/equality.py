@@ -33,7 +33,9 @@ PR_SET_PDEATHSIG = 1  # Linux: prctl(2)
 _CONFIG = [LatexExtractionConfig()]
 _SPACING = re.compile(r"\s|\\[,;:!]|\\(?:left|right|displaystyle)(?![a-zA-Z])|(?<=\\)[dt](?=frac)")
 _REPEATING = re.compile(r"(-?)(\d*)\.(\d*)\\(?:overline|bar)\s*\{?\s*(\d+)\s*\}?")
-_PLAIN_NAMES = re.compile(r"(?<![a-zA-Z\\])(pi|infty|sqrt(?=\s*\{))(?![a-zA-Z])")
+_PLAIN_NAMES = re.compile(
+    r"(?<![a-zA-Z\\])(?<!operatorname\{)(?<!mathrm\{)(pi|infty|sqrt(?=\s*\{)|(?:arc)?(?:sin|cos|tan)|log|ln)(?![a-zA-Z])"
+)
 _SET_NAMES = re.compile(r"\\mathbb\s+([A-Z])")
 
 

@@ -5,8 +5,9 @@ from collections.abc import Collection, Sequence
 from fractions import Fraction
 from typing import Any
 
-from ..data.golds import math_gold, tidy_math
+from ..data.golds import math_gold
 from ..data.latex import math_spans, number_value, plain_signs
+from ..data.notation import is_named_number, tidy_math
 from .answers import Completion, completion_text
 from .equality import compact, decimals
 from .pool import Comparison, compare
@@ -15,6 +16,15 @@ from .statements import clause, final_part, first_formulas, statement
 _ANSWER = re.compile(r"\banswer\b", re.IGNORECASE)
 _NEAR = 50  # characters between the word "answer" and a formula that is taken for it, as math-verify has it
 _WORDS = re.compile(r"\\text\{([^{}\\$]*[^\W\d_]{2}[^{}\\$]*)\}")
+# A choice by its letter, with or without its text: "B", "(B) 42", "B. 42", `\textbf{(B)}\ 42`
+_CHOICE = re.compile(
+    r"(?:\\(?:text|math)\w{0,6}\s*\{\s*)?\(([A-J])\)(?!\()\s*\}?(?:\\[ ,;:!]|\\q?quad(?![a-z])|~|\s)*"
+    r"(?!\s*(?:[-+*/=^_<>]|\\(?:cdot|times|cup|cap|in|to)\b))(.*)|([A-J])(?:[.):]\s+(.+))?",
+    re.DOTALL,
+)
+_OTHER_CHOICE = re.compile(r"\([A-J]\)|[,;]\s*[A-J][.):]")
+# The subject of a sentence: "The answer: the sum is 34"
+_SUBJECT = re.compile(r"(?:the|a|our|its|their)\s(?:[^\W\d_]+\s){1,5}?(?:is|are|equals)\s+(?=[-\d$\\])", re.IGNORECASE)
 UNREAD, SKIPPED = "[unparseable]", "[skipped]"  # what TRL logs for them
 
 
@@ -28,7 +38,7 @@ def math_answer(text: str) -> str | None:
     if stated is not None:
         content = stated.text
         if stated.kind == "sentence":
-            content = first_formulas(content) or clause(content)
+            content = first_formulas(content) or _SUBJECT.sub("", clause(content), count=1)
         return tidy_math(plain_signs(content))
     text = final_part(text)
     words = list(_ANSWER.finditer(text))
@@ -84,15 +94,36 @@ def compare_answers(pairs: Collection[tuple[str, str]]) -> dict[tuple[str, str],
     its gold (20 times, and over 1,000 characters), and one that cannot be evaluated in time, is equal only if it is the
     same text.
     """
-    told = {pair: _compare_plain(*pair) for pair in pairs}
+    aligned = {pair: _align(*pair) for pair in pairs}
+    told = {pair: _compare_plain(*pair) for pair in aligned.values()}
     rest = sorted(pair for pair, comparison in told.items() if comparison is None)
     compared = dict(zip(rest, compare(rest), strict=True))
-    return {
-        (gold, given): comparison
-        or compared[gold, given]
-        or (compact(gold) == compact(given), f"['{gold}']", f"['{given}']")
-        for (gold, given), comparison in told.items()
-    }
+
+    def comparison(gold: str, given: str) -> Comparison:
+        return (
+            told[gold, given]
+            or compared[gold, given]
+            or (compact(gold) == compact(given), f"['{gold}']", f"['{given}']")
+        )
+
+    return {pair: comparison(*sides) for pair, sides in aligned.items()}
+
+
+def _align(gold: str, given: str) -> tuple[str, str]:
+    """Return of a choice with its letter and its text, such as "(B) 42", the part that the other side has."""
+    letter, text = _choice(gold)
+    given_letter, given_text = _choice(given)
+    if letter and given_letter:
+        return letter, given_letter
+    return (text or gold) if letter else gold, (given_text or given) if given_letter else given
+
+
+def _choice(text: str) -> tuple[str | None, str | None]:
+    """Return the letter of a choice and its text, each `None` where there is none."""
+    match = _CHOICE.fullmatch(text.removeprefix("\\text{").removesuffix("}") if "{" not in text[6:] else text)
+    if match is None or _OTHER_CHOICE.search(match[2] or match[4] or ""):
+        return None, None
+    return match[1] or match[3], tidy_math(match[2] or match[4] or "")
 
 
 def _compare_plain(gold: str, given: str) -> Comparison | None:
@@ -112,7 +143,10 @@ def _compare_plain(gold: str, given: str) -> Comparison | None:
         return None
     given_words = _WORDS.fullmatch(given)
     texts = [" ".join(text.split()).casefold() for text in (words[1], given_words[1] if given_words else given)]
-    return texts[0] == texts[1], f"[{texts[0]}, '{gold}']", f"[{texts[1]}, '{given}']"
+    same = texts[0] == texts[1] or (
+        given_value is not None and is_named_number(texts[0]) and number_value(texts[0].split()[-1]) == given_value
+    )
+    return same, f"[{texts[0]}, '{gold}']", f"[{texts[1]}, '{given}']"
 
 
 def _is_inexact(text: str, value: Fraction) -> bool:

@@ -8,7 +8,7 @@ import re
 from itertools import pairwise
 from typing import NamedTuple
 
-from ..data.latex import boxed_spans, math_spans, unwrap
+from ..data.latex import TOGETHER, boxed_spans, last_together, math_spans, unwrap, without_open_bold
 
 _END_OF_REASONING = re.compile(r"</(?:think|thinking|thought|reasoning)>|<\|end_of_thought\|>", re.IGNORECASE)
 _TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
@@ -21,6 +21,7 @@ _HEAD = re.compile(
     (?:
         (?:\s|[*_])*\b(?:is|are|should\s+be|must\s+be|would\s+be|will\s+be)\b
         (?!\s+(?:not|never|neither|unclear|unknown)\b) [\s*_:]*
+        (?:(?:therefore|thus|hence|then|clearly|simply|indeed|equal\s+to)\b[\s*_:,]*)?
       | [ \t*_]* [:=] [\s*_:]*
     )
     | \bfinal\s+answer[*_ \t]*\n[\s*_]*
@@ -28,10 +29,10 @@ _HEAD = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE | re.MULTILINE,
 )
-_PREFIX = re.compile(r"(?:the\s+)?(?:final\s+|correct\s+)?answer\s*(?:is\b\s*:?|:)[\s*_]*", re.IGNORECASE)
-_CLAUSE_END = re.compile(r"[.!?;](?=\s|\Z|\*)|,?\s+(?:because|since|so|as|which|where)\b|\n")
-# Between answers that are given together: \boxed{1} and \boxed{2}
-_TOGETHER = re.compile(r"[\s$*_,;/&|()\[\]\\]*(?:\b(?:and|or)\b[\s$*_,;/&|()\[\]\\]*)?")
+_PREFIX = re.compile(
+    r"(?:\\text\{\s*)?(?:the\s+)?(?:final\s+|correct\s+)?answer\s*(?:is\b\s*:?|:)[\s*_]*\}?", re.IGNORECASE
+)
+_CLAUSE_END = re.compile(r"[.!?;](?=\s|\Z|\*)|,?\s+(?:because|since|so|as|which|where|not|rather\s+than)\b|\n")
 LONGEST_CLAUSE = 2000  # characters of a sentence that are read; tags and boxes have no such limit
 
 
@@ -60,29 +61,35 @@ def statement(text: str) -> Statement | None:
     whole of it and "Final Answer:" before it come off; the delimiters of formulas stay.
     """
     text = final_part(text)
-    tagged = _last_together(text, _tag_spans(text))
+    tagged = last_together(text, _tag_spans(text))
     if tagged is not None:
-        boxed = _last_together(tagged, boxed_spans(tagged))
+        boxed = last_together(tagged, boxed_spans(tagged))
         return Statement("tag", _bare(tagged if boxed is None else boxed))
-    boxed = _last_together(text, boxed_spans(text))
+    boxed = last_together(text, boxed_spans(text))
     if boxed is not None:
         return Statement("box", _bare(boxed))
     heads = [match.end() for match in _HEAD.finditer(text)]
     if not heads:
         return None
-    rest = text[heads[-1] :][:LONGEST_CLAUSE].strip()
+    rest = text[heads[-1] :].strip()
     fence = rest.find("```", 3)
     if rest.startswith("```") and fence > 0:
         return Statement("box", _bare(rest[: fence + 3]))
+    rest = rest[:LONGEST_CLAUSE]
     formula = math_spans(rest)[:1]
     if formula and formula[0][0] == 0 and "\n" in formula[0][2]:  # a displayed formula has lines of its own
         rest = rest[: formula[0][1]].replace("\n", " ")
-    return Statement("sentence", rest.partition("\n")[0].strip())
+    return Statement("sentence", without_open_bold(rest.partition("\n")[0].strip()))
 
 
 def clause(text: str) -> str:
-    """Return the beginning of the sentence `text`, up to its end or to a reason: "4, since ..." gives "4"."""
+    """Return the beginning of the sentence `text`, up to its end or to a reason: "4, since ..." gives "4".
+
+    A question states nothing: "4? No, 5" gives "".
+    """
     end = _CLAUSE_END.search(text)
+    if end and end[0] == "?":
+        return ""
     return _bare(text[: end.start()] if end else text)
 
 
@@ -94,7 +101,7 @@ def first_formulas(text: str) -> str | None:
         return None
     contents = [spans[0][2]]
     for (_, end, _), (start, _, content) in pairwise(spans):
-        if not _TOGETHER.fullmatch(text, end, start):
+        if not TOGETHER.fullmatch(text, end, start):
             break
         contents.append(content)
     return ", ".join(contents)
@@ -109,20 +116,6 @@ def _tag_spans(text: str) -> list[tuple[int, int]]:
             spans.append((start, match.start()))
             start = None
     return spans
-
-
-def _last_together(text: str, spans: list[tuple[int, int]]) -> str | None:
-    """Return the content of the last of `spans`, joined with those before it that are given together with it."""
-    if not spans:
-        return None
-    contents = [text[slice(*spans[-1])].strip()]
-    for (_, end), (start, _) in zip(spans[-2::-1], spans[:0:-1], strict=False):
-        between = re.sub(r"\A(?:\}|</answer>)|(?:\\+(?:boxed|fbox)\s*\{|<answer>)\Z", "", text[end:start], flags=re.I)
-        if end > start or start - end > 60 or not _TOGETHER.fullmatch(between):
-            break
-        content = text[slice(*spans[len(spans) - 1 - len(contents)])].strip()
-        contents.append(content)
-    return ", ".join(dict.fromkeys(reversed(contents)))
 
 
 def _bare(text: str) -> str:

@@ -491,7 +491,7 @@ def test_a_mistake_ends_the_process_without_a_traceback(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-CHECK = ("--bf16", "false", "--use_cpu", "true", "--model_name_or_path", str(BASE_MODEL))
+CHECK = ("--model_name_or_path", str(BASE_MODEL))  # bf16, the default, would need a GPU
 SOUND = '{"question": "1 + 1?", "answer": "#### 2"}\n{"question": "2 + 3?", "answer": "so 5\\n#### 5"}\n'
 
 
@@ -527,8 +527,9 @@ def test_a_run_warns_of_its_rewards_before_the_model_is_loaded(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(train, "make_trainer", stop)
-    assert checked(tmp_path, SOUND, monkeypatch, "--reward_funcs", "always.right") == "before the trainer"
+    on_cpu = ("--bf16", "false", "--use_cpu", "true")
+    assert checked(tmp_path, SOUND, monkeypatch, *on_cpu, "--reward_funcs", "always.right") == "before the trainer"
     warning = capsys.readouterr().err
     assert "Check the rewards: " in warning and "--check_rewards" in warning
-    assert checked(tmp_path, SOUND, monkeypatch) == "before the trainer"
+    assert checked(tmp_path, SOUND, monkeypatch, *on_cpu) == "before the trainer"
     assert "Check the rewards" not in capsys.readouterr().err

@@ -52,6 +52,16 @@ def test_the_named_answer_replaces_another_solution(tmp_path):
     assert load_data(str(path), answer_column="answer")["solution"][0] == "2"
 
 
+def test_a_field_of_a_mapping_can_be_the_answer(tmp_path):
+    path = tmp_path / "nested.jsonl"
+    messages = [{"role": "user", "content": "1 + 1?"}]
+    path.write_text(json.dumps({"prompt": messages, "reward_model": {"ground_truth": "2", "style": "rule"}}))
+    data = load_data(str(path), answer_column="reward_model.ground_truth", reward="accuracy")
+    assert (data["prompt"][0], data["solution"][0]) == (messages, "2")
+    with pytest.raises(ValueError, match=r"holds mappings.*: reward_model\.ground_truth, reward_model\.style"):
+        load_data(str(path), answer_column="reward_model", reward="accuracy")
+
+
 def test_size_takes_a_random_part_that_the_seed_says(problems_file):
     def levels(seed):
         return load_data(problems_file, prompt_column="problem", size=4, seed=seed)["level"][:]

@@ -94,6 +94,12 @@ def test_choice_golds_of_another_kind_are_reported_and_do_not_raise():
     ]
 
 
+def test_choices_that_the_prompts_do_not_show_are_noted():
+    assert "most prompts show no choices" in check_rewards(rows(["A", "B"]), "choice").notes[0]
+    shown = rows(["A", "B"], ask="(A) ice (B) iron\nAnswer by a letter within \\boxed{}.")
+    assert check_rewards(shown, "choice").notes == []
+
+
 def test_a_style_that_the_prompt_does_not_ask_for():
     report = check_rewards(MATH, [tag_reward])
     (problem,) = report.problems

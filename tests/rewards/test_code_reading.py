@@ -18,6 +18,20 @@ def test_extract_code_takes_the_last_closed_block():
 
 
 @pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("```{.python}\nx\n```", "x\n"),
+        ("```python\nx\n```<|im_end|>", "x\n"),
+        ("<think>```python\nbad\n```</think>\n```python\nx\n```", "x\n"),
+        ("<think>\n```python\nbad\n```\n</think>\nI do not know.", None),
+        ("```python-repl\n>>> x\n```", None),
+    ],
+)
+def test_extract_code_from_what_models_write(text, code):
+    assert extract_code(text) == code
+
+
+@pytest.mark.parametrize(
     ("tests", "message"),
     [
         ([], "without tests"),

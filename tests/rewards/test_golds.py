@@ -26,6 +26,8 @@ from credit_trl.data.latex import boxed_spans, math_spans, number_value, plain_s
         (r"\[x+1\]", "x+1"),
         ("sqrt(5)", "sqrt(5)"),
         ("x=3 or x=-2", "x=3 or x=-2"),
+        ("$5 and $10 make $15 in all", "15"),
+        ("cannot be determined", r"\text{cannot be determined}"),
         # words are text: as LaTeX, "even" would be the product of its letters
         ("even", r"\text{even}"),
         (r"\text{no solution}", r"\text{no solution}"),
@@ -75,7 +77,24 @@ ARC = {"text": ["ice", "fog", "1"], "label": ["1", "2", "3"]}
 @pytest.mark.parametrize(
     ("value", "choices", "letter"),
     [
-        *((value, None, "B") for value in ["B", "b", "(B)", "(b)", "B.", "B) Paris", r"\boxed{B}", r"\text{B}", 1]),
+        *(
+            (value, None, "B")
+            for value in [
+                "B",
+                "b",
+                "(B)",
+                "(b)",
+                "B.",
+                "B) Paris",
+                r"\boxed{B}",
+                r"\text{B}",
+                1,
+                "Option B",
+                "Answer: (B)",
+                "so B\n#### B",
+                ["B"],
+            ]
+        ),
         *((value, ["Rome", "Paris"], "B") for value in ["Paris", " paris ", "B", 1]),
         ("1", ARC, "A"),  # its label, and not the choice whose text is "1"
         ("fog", ARC, "B"),
@@ -93,7 +112,22 @@ def test_choice_gold(value, choices, letter):
 @pytest.mark.parametrize(
     ("value", "word"),
     [
-        *((value, "yes") for value in [True, 1, "Yes", "true", "YES.", r"\boxed{yes}", r"\text{True}", "1"]),
+        *(
+            (value, "yes")
+            for value in [
+                True,
+                1,
+                "Yes",
+                "true",
+                "YES.",
+                r"\boxed{yes}",
+                r"\text{True}",
+                "1",
+                "The answer is yes.",
+                "'yes'",
+                "Sure.\n#### yes",
+            ]
+        ),
         *((value, "no") for value in [False, 0, "No", "False", "no.", "**no**"]),
         *((value, None) for value in [2, 1.0, None, "", "maybe", "yes or no"]),
     ],

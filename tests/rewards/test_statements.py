@@ -102,6 +102,11 @@ from credit_trl.rewards.statements import final_part
         (r"\boxed{B}. A is wrong", "B"),
         ("The answer should be B.", "B"),
         (r"\boxed{A, A}", "A"),
+        (r"\boxed{\text{Option B}}", "B"),
+        ("Hence the answer is clearly (C).", "C"),
+        (r"\boxed{A \quad B}", None),
+        (r"\boxed{A \lor B}", None),
+        ("Answer: A - B", None),
     ],
 )
 def test_extract_choice(text, letter):
@@ -113,6 +118,10 @@ def test_extract_choice(text, letter):
     [
         ("The answer is yes? No, the answer is no.", "no"),
         (r"\boxed{yes or no}", None),
+        (r"\boxed{yes no}", None),
+        ("<answer>yes\nno</answer>", None),
+        (r"\boxed{\text{yes}\text{no}}", None),
+        (r"\boxed{yes, no doubt}", "yes"),
         (r"\boxed{Yes}", "yes"),
         (r"\boxed{\text{No}}", "no"),
         ("The answer is yes, because no one can.", "yes"),
@@ -182,6 +191,10 @@ def test_extract_yes_no(text, word):
         ("answer", "answer"),
         ("The answer is", "The answer is"),
         (r"$-\frac{1}{2}$", "2"),
+        ("**Answer: -3*z**7 + z**2**", "-3*z**7 + z**2"),
+        ("The answer is **-X**5/7**.", "-X**5/7"),
+        ("The answer is **[1, 2]**.", "[1, 2]"),
+        ("Answer:\n```\n" + "up\n" * 900 + "```", ("up\n" * 900).strip()),
     ],
 )
 def test_extract_answer(text, answer):
