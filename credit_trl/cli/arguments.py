@@ -21,7 +21,7 @@ from .usage import UsageError, read_mapping, usage_errors
 
 @dataclass
 class RunArguments:
-    """What to train with, on which problems, and what to report."""
+    """Say what to train with, on which problems, and what to report."""
 
     method: str = field(default="s_trace", metadata={"help": "How credit is assigned.", "choices": METHODS})
     dataset_name: str | None = field(

@@ -18,7 +18,7 @@ DESCRIPTION = "Measure a language model on the papers' benchmarks."
 
 @dataclass
 class EvaluationArguments:
-    """Which model, on which benchmarks, and how it is sampled."""
+    """Say which model is evaluated, on which benchmarks, and how it is sampled."""
 
     model: str | None = field(
         default=None, metadata={"help": "A model of the hub or the folder of one. Default: the testbed's, on it alone."}

@@ -36,7 +36,7 @@ def described() -> str:
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows the defaults, keeps the description's line breaks, and names an option once and without a long list."""
+    """Show the defaults, keep the description's line breaks, and name an option once and without a long list."""
 
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=8, width=min(shutil.get_terminal_size().columns, 120))
@@ -49,7 +49,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 
 
 class Parser(TrlParser):
-    """A parser of the dataclasses `groups` whose help shows their options in sections."""
+    """Parse options into the dataclasses `groups`, and show them in sections of the help."""
 
     def __init__(self, groups: Iterable[Any], sections: dict[str, list[str]]):
         self.sections = sections  # title -> names of options; the first section that names an option shows it

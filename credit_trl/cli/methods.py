@@ -15,7 +15,7 @@ from ..traces.s_trace import STraceConfig, STraceTrainer
 
 @dataclass(frozen=True)
 class Method:
-    """A way to give credit: a trainer, its configuration, and the values that make it this method.
+    """Describe a way to give credit: a trainer, its configuration, and the values that make it this method.
 
     Args:
         title: name in prose.

@@ -8,7 +8,7 @@ from typing import Any
 
 
 class UsageError(ValueError):
-    """Raised for what a user typed and can mend: an option, a file, the name of a model or of a reward."""
+    """Report what a user typed and can mend: an option, a file, the name of a model or of a reward."""
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from .tasks import scorer_of
 
 
 class PassAtKCallback(TrainerCallback):
-    """Logs pass@k, mean@N and maj@N on held-out problems before the first step and every `every` steps.
+    """Log pass@k, mean@N and maj@N on held-out problems before the first step and every `every` steps.
 
         trainer.add_callback(PassAtKCallback(trainer, "testbed", load_benchmark("testbed", limit=64), every=20))
 
