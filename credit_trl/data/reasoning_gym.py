@@ -41,11 +41,11 @@ def _score(task, entry: dict[str, Any], answer: str) -> float:
 
 
 def _readings(answer: str) -> list[str]:
-    """Return `answer` as it stands, and without the dollar signs or the bold type around it.
+    """Return `answer` as it stands, and without the dollar signs or the bold type around it, or its full stop.
 
     Which of them is meant depends on the task: fractions may come with their dollars, powers are written with `**`.
     """
-    readings = [answer]
+    readings = [answer, answer[:-1].rstrip()] if answer.endswith(".") else [answer]
     for mark in ("$", "**"):
         if len(answer) > 2 * len(mark) and answer.startswith(mark) and answer.endswith(mark):
             readings.append(answer[len(mark) : -len(mark)].strip())

@@ -13,7 +13,7 @@ _WIDTHS = {"row": 5, "the prompt's end": 34, "gold as read": 24, "own gold": 9, 
 
 @dataclass
 class RewardTable:
-    """What one reward gives to the rows of the sample.
+    """Hold what one reward gives to the rows of the sample.
 
     name: of the reward.
     golds: the gold of each row as the reward reads it; `None` where it cannot.
@@ -34,22 +34,22 @@ class RewardTable:
 
     @property
     def earned(self) -> float:
-        """The sum of what the own golds earn."""
+        """Return the sum of what the own golds earn."""
         return sum(_numbers(self.own))
 
     @property
     def full(self) -> float:
-        """The full reward: the highest that an own gold earned."""
+        """Return the full reward: the highest that an own gold earned."""
         return max(_numbers(self.own), default=0.0)
 
     @property
     def has_others(self) -> bool:
-        """Whether there is any other gold in the sample."""
+        """Return whether there is any other gold in the sample."""
         return any(_numbers(rewards) for rewards in self.others)
 
     @property
     def tells_golds_apart(self) -> bool:
-        """Whether the gold matters to the reward, which it does not to one for format or length."""
+        """Return whether the gold matters to the reward, which it does not to one for format or length."""
         rewards = zip(self.golds, self.own, *self.others, strict=True)
         return any(own != other for gold, own, *others in rewards for other in others if gold and other is not None)
 
@@ -62,7 +62,7 @@ class RewardTable:
 
 @dataclass
 class RewardReport:
-    """What `check_rewards` found. `print` shows it.
+    """Hold what `check_rewards` found. `print` shows it.
 
     ok: whether every gold earns the full reward, and neither an empty answer nor the gold of another row does.
     problems: what is wrong and what to change, a sentence or two each.

@@ -164,7 +164,7 @@ def supervise(parent: int) -> None:
 
 
 class _Lines:
-    """The lines that arrive at a file descriptor."""
+    """Read the lines that arrive at a file descriptor."""
 
     def __init__(self, descriptor: int):
         self.descriptor, self.waiting = descriptor, b""

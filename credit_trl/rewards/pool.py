@@ -43,7 +43,7 @@ def batch_seconds(pairs: int) -> float:
 
 
 class _Process:
-    """One supervisor and the pair that it compares."""
+    """Hold one supervisor and the pair that it compares."""
 
     def __init__(self) -> None:
         command = [sys.executable, "-c", _BOOT, str(_PROGRAM), str(os.getpid()), *map(str, sys.path)]
@@ -99,7 +99,7 @@ class _Process:
 
 
 class Pool:
-    """The processes of this process, started when they are first needed."""
+    """Hold the processes of this process, started when they are first needed."""
 
     def __init__(self) -> None:
         self.processes: list[_Process] = []

@@ -20,24 +20,26 @@ _HEAD = re.compile(
     (?:\s+(?:to|for|of)\b[^\n.:?]{0,80}?)?
     (?:
         (?:\s|[*_])*\b(?:is|are|should\s+be|must\s+be|would\s+be|will\s+be)\b
-        (?!\s+(?:not|never|neither|unclear|unknown)\b) [\s*_:]*
-        (?:(?:therefore|thus|hence|then|clearly|simply|indeed|equal\s+to)\b[\s*_:,]*)?
+        (?!\s+(?:not|never|neither|unclear|unknown|unique|correct|right|wrong|incorrect|reasonable)\b) [\s*_:,]*
+        (?:(?:therefore|thus|hence|then|clearly|simply|indeed|exactly|equal\s+to)\b[\s*_:,]*)?
       | [ \t*_]* [:=] [\s*_:]*
     )
     | \bfinal\s+answer[*_ \t]*\n[\s*_]*
-    | ^\#{4}[ \t]+
+    | ^\#{4}(?:[ \t]+|(?=[-\d$]))
     """,
     re.IGNORECASE | re.VERBOSE | re.MULTILINE,
 )
 _PREFIX = re.compile(
     r"(?:\\text\{\s*)?(?:the\s+)?(?:final\s+|correct\s+)?answer\s*(?:is\b\s*:?|:)[\s*_]*\}?", re.IGNORECASE
 )
-_CLAUSE_END = re.compile(r"[.!?;](?=\s|\Z|\*)|,?\s+(?:because|since|so|as|which|where|not|rather\s+than)\b|\n")
+_CLAUSE_END = re.compile(
+    r"[.!?](?=\s|\Z|\*)|;(?=\s+[a-z])|,?\s+\(?(?:because|since|so|as|which|where|not|rather\s+than|I\s+think)\b|\n"
+)
 LONGEST_CLAUSE = 2000  # characters of a sentence that are read; tags and boxes have no such limit
 
 
 class Statement(NamedTuple):
-    """What a text states, and how: in a "tag", a "box" (or a code block), or a "sentence", to the end of its line."""
+    """Hold what a text states, and how: in a "tag", a "box" (or a code block), or a "sentence" to its line's end."""
 
     kind: str
     text: str

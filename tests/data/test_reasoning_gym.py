@@ -81,7 +81,7 @@ def right_by_chance(junk: str, entry: dict) -> bool:
 WRAPPINGS = [
     "\\boxed{%s}", "\\boxed{\\text{%s}}", "<answer>%s</answer>", "<answer>\\boxed{%s}</answer>",
     "<answer>**%s**</answer>", "<answer>$%s$</answer>", "<answer>`%s`</answer>", "<answer>```\n%s\n```</answer>",
-    "$\\boxed{%s}$",
+    "$\\boxed{%s}$", "<answer>%s.</answer>",
     "3 + 4 = 7, so the answer is \\boxed{%s}.", "<think>I try 1 and 2.</think>\n<answer>\n%s\n</answer>",
 ]  # fmt: skip
 WITHOUT_OWN_ANSWER = {"boxnet", "rush_hour"}  # any plan that works is right, and none is given

@@ -39,7 +39,7 @@ _PYTHON = os.path.realpath(sys.executable)
 
 
 class SandboxError(RuntimeError):
-    """Raised where the sandbox cannot be set up, which says nothing about the code that was to run in it."""
+    """Report that the sandbox cannot be set up, which says nothing about the code that was to run in it."""
 
 
 @dataclass(frozen=True)
