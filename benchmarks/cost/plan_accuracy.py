@@ -116,8 +116,9 @@ def run_case(arguments: list[str], tensors: bool) -> dict:
         args.save_strategy = "no"
         set_seed(0)
         tokenizer = train.load_tokenizer(model_args, args)
+        problems = train.load_problems(run_args, tokenizer.chat_template is not None)
         before = resident(peak=False)
-        trainer = train.make_trainer(run_args, model_args, args, tokenizer)
+        trainer = train.make_trainer(run_args, model_args, args, tokenizer, *problems)
         prompts = []
         prepare = trainer._generate_and_score_completions
 
