@@ -1,18 +1,16 @@
 """Check the fields of `SRPOConfig`, each group of fields in a function of its own.
 
-A check is given the configuration and the name of its class, for what the message advises. It raises `ValueError`.
+A check is given the configuration, an `SRPOConfig`, and the name of its class, for what the message advises. It raises
+`ValueError`.
 """
 
 import math
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ..base.config import check_choice, check_integer, check_number
 from .generation_kwargs import check_generation_kwargs
 from .groups import split_group
 from .localization import check_template
-
-if TYPE_CHECKING:
-    from .config import SRPOConfig
 
 # Localizers with a model of their own, and what `localizer_model` means to them.
 MODELS = {
@@ -21,7 +19,7 @@ MODELS = {
 }
 
 
-def check_groups(config: "SRPOConfig", name: str) -> None:
+def check_groups(config: Any, name: str) -> None:
     assert config.num_generations is not None and config.steps_per_generation is not None  # GRPOConfig sets them
     check_integer("num_reset_prefixes", config.num_reset_prefixes)
     if config.suffixes_per_prefix is not None:
@@ -42,7 +40,7 @@ def check_groups(config: "SRPOConfig", name: str) -> None:
         )
 
 
-def check_localizer(config: "SRPOConfig", name: str) -> None:
+def check_localizer(config: Any, name: str) -> None:
     if callable(config.localizer):
         raise ValueError("localizer cannot be a function here, since it is saved: SRPOTrainer(localizer=...)")
     check_choice("localizer", config.localizer, ("self", "random", *MODELS))
@@ -65,7 +63,7 @@ def check_localizer(config: "SRPOConfig", name: str) -> None:
         )
 
 
-def check_localization(config: "SRPOConfig", name: str) -> None:
+def check_localization(config: Any, name: str) -> None:
     delimiters = [config.step_delimiter] if isinstance(config.step_delimiter, str) else config.step_delimiter
     if (
         not isinstance(delimiters, list | tuple)
@@ -99,7 +97,7 @@ def check_localization(config: "SRPOConfig", name: str) -> None:
     check_integer("reset_offset", config.reset_offset, 0)
 
 
-def check_seeds(config: "SRPOConfig", name: str) -> None:
+def check_seeds(config: Any, name: str) -> None:
     check_choice("seed_source", config.seed_source, ("base", "fresh"))
     check_choice("seed_selection", config.seed_selection, ("random", "furthest"))
     check_integer("max_seed_attempts", config.max_seed_attempts, 1)
@@ -114,7 +112,7 @@ def check_seeds(config: "SRPOConfig", name: str) -> None:
         )
 
 
-def check_generation(config: "SRPOConfig", name: str) -> None:
+def check_generation(config: Any, name: str) -> None:
     if config.max_completion_length is None:
         raise ValueError(
             "max_completion_length must be a number: a continuation gets what its prefix leaves of it. Set "
