@@ -218,7 +218,7 @@ class ChatLocalizer:
         for kind, count in Counter(failure.kind for failure in failures).items():
             if kind not in self.failures:
                 advice = ADVICE[kind].format(**vars(self), **self._limits)
-                said = f" It said: {self._show(details[kind])}" if details[kind] else ""
+                said = f' It said: "{self._show(details[kind])}".' if details[kind] else ""
                 logger.warning(
                     f"ChatLocalizer got no step for {count} of {num_failed} failed completions ({kind}). "
                     f"{advice}{said} This kind is warned of once, and counted in `failures`."

@@ -19,7 +19,8 @@ ADVICE = {
     "what the server's documentation says.",
     "rate_limit": "The server takes no more requests, or the account is used up. Lower concurrency={concurrency} or "
     "raise max_retries={max_retries}.",
-    "bad_request": "The server refused the request, such as one that is too long for the model.",
+    "bad_request": "The server refused the request. One that is too long needs a lower max_tokens, a shorter template, "
+    "or a judge with a longer context.",
     "server_error": "The server failed. Its log says why.",
     "invalid_response": "The response is no chat completion. Check that an OpenAI-compatible server is at base_url.",
     "length": "The answer ended at max_tokens={max_tokens}, or at the end of the model's context, and named no step "
