@@ -153,6 +153,7 @@ def test_it_works_inside_a_running_event_loop(serve):
         (completion(None, reasoning_content="Step 2 is wrong: \\boxed{2}"), 2),
         (completion("", reasoning="Step 2 is wrong: \\boxed{2}"), 2),
         (completion("\\boxed{1}", reasoning_content="\\boxed{2}"), 1),
+        ({**NAMED, "usage": {"prompt_tokens": "3"}}, 2),
         (completion("\\boxed{1} " * 100_000 + "\\boxed{3}"), 3),
     ],
 )
