@@ -28,11 +28,17 @@ def make_localizer(args: "SRPOConfig", accelerator: Accelerator) -> Localizer:
     if args.localizer == "prm":
         _check_names(PRMLocalizer, options)
         with _whole_models(accelerator):
-            given = {"device": accelerator.device, "step_delimiter": args.step_delimiter}
+            given: dict[str, Any] = {"device": accelerator.device, "step_delimiter": args.step_delimiter}
             return PRMLocalizer(args.localizer_model, **given | options)  # type: ignore[arg-type]  # checked: no None
     if args.localizer == "chat":
+        if "api_key" in options:
+            raise ValueError(
+                "localizer_kwargs: api_key would be saved with the arguments. Leave it out, and set the environment "
+                "variable OPENAI_API_KEY, which the openai package reads. It is a field of SRPOConfig."
+            )
         _check_names(ChatLocalizer, options)
-        return ChatLocalizer(args.localizer_model, **options)  # type: ignore[arg-type]
+        given = {} if args.localization_template is None else {"template": args.localization_template}
+        return ChatLocalizer(args.localizer_model, **given | options)  # type: ignore[arg-type]  # checked: no None
     return args.localizer  # type: ignore[return-value]  # mypy does not see what is left of the choices
 
 
