@@ -4,6 +4,7 @@
     python -m benchmarks.cost.reset_cost --model models/SmolLM2-135M-Instruct --turns 3 --completions 16 \\
         --output benchmarks/cost/reset_cost_smollm2_cpu.json
     .venv-vllm/bin/python -m benchmarks.cost.reset_cost --vllm --output benchmarks/cost/reset_cost_vllm_cpu.json
+    python -m benchmarks.cost.reset_cost --before FOLDER   # beside the trainers of another checkout
 
 The learning rate is 0, so every trainer samples from the same policy, for the same prompts, one optimizer step for each
 generation. The trainers take turns, a short run each, in an order that rotates; token and time ratios to `GRPOTrainer`
@@ -18,6 +19,7 @@ code around the sampler can go below.
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -43,6 +45,25 @@ from scripts.vllm_on_cpu import environment, use_plain_engine
 CALLS = {1: ("base",), 2: ("base", "continuations"), 3: ("base", "localization", "continuations")}
 
 Seconds = tuple[float, float]  # wall and CPU
+
+
+class Before:
+    """Run methods with the package of another checkout, in a process of its own that measures as this file does."""
+
+    def __init__(self, checkout: Path, arguments: list[str]):
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, *arguments, "--serve"],
+            env=os.environ | {"PYTHONPATH": str(checkout.resolve())},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, method: str) -> dict[str, float]:
+        """Return what `Bench.run` returns there."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        print(method, file=self.process.stdin, flush=True)
+        return json.loads(self.process.stdout.readline())
 
 
 class Bench:
@@ -184,14 +205,32 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="steps of a run that count")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--vllm", action="store_true", help="sample with vLLM on a CPU, from .venv-vllm")
+    parser.add_argument("--methods", nargs="+", help="beside grpo; all without it")
+    parser.add_argument("--before", type=Path, help="another checkout, whose trainers take turns with these")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help="JSON file to write; prints only without it")
     arguments = parser.parse_args()
     prepare(arguments.threads)
     if arguments.vllm:
         use_one_engine()
     bench = Bench(arguments.model, arguments.completions, arguments.vllm)
+    methods = ["grpo", *(arguments.methods or list(bench.methods)[1:])]
     with tempfile.TemporaryDirectory() as folder:
-        runs = in_turns(bench.methods, arguments.turns, lambda method: bench.run(method, arguments.steps, folder))
+        if arguments.serve:
+            for line in sys.stdin:
+                print(json.dumps(bench.run(line.strip(), arguments.steps, folder)), flush=True)
+            return
+        before = Before(arguments.before, sys.argv[1:]) if arguments.before else None
+        if before is not None:
+            methods = [name for method in methods for name in (method, f"{method}, before")[: 2 - (method == "grpo")]]
+
+        def run(name: str) -> dict[str, float]:
+            method = name.removesuffix(", before")
+            return before.run(method) if before and method != name else bench.run(method, arguments.steps, folder)
+
+        runs = in_turns(methods, arguments.turns, run)
+        if before is not None:
+            before.process.communicate()
     rows = []
     for method, figures in runs.items():
         row: dict[str, Any] = {"method": method}
