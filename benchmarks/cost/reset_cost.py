@@ -3,8 +3,9 @@
     python -m benchmarks.cost.reset_cost --output benchmarks/cost/reset_cost_testbed_cpu.json
     python -m benchmarks.cost.reset_cost --model models/SmolLM2-135M-Instruct --turns 3 --completions 16 \\
         --output benchmarks/cost/reset_cost_smollm2_cpu.json
-    .venv-vllm/bin/python -m benchmarks.cost.reset_cost --vllm --output benchmarks/cost/reset_cost_vllm_cpu.json
-    python -m benchmarks.cost.reset_cost --before FOLDER   # beside the trainers of another checkout
+    python -m benchmarks.cost.reset_cost --methods rrpo srpo --turns 6 --steps 3 --before FOLDER \\
+        --output benchmarks/cost/reset_phases_testbed_cpu.json     # beside the trainers of another checkout
+    .venv-vllm/bin/python -m benchmarks.cost.reset_cost --vllm
 
 The learning rate is 0, so every trainer samples from the same policy, for the same prompts, one optimizer step for each
 generation. The trainers take turns, a short run each, in an order that rotates; token and time ratios to `GRPOTrainer`
