@@ -3,10 +3,13 @@
     python scripts/run_notebooks.py                                    # all of notebooks/
     python scripts/run_notebooks.py notebooks/03_reset_groups.ipynb
 
-Badges and install cells are written anew from `REPOSITORY`. Progress bars and warnings are not stored.
+Badges and install cells are written anew from `REPOSITORY`. Progress bars and warnings are not stored, and pictures
+are stored small and on white, so that they can be read on a dark page too.
 """
 
 import argparse
+import base64
+import io
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from typing import Any
 import nbformat
 import papermill
 from nbformat import NotebookNode
+from PIL import Image
 from tqdm.auto import tqdm
 
 # A placeholder until the repository is public. No account of GitHub has an underscore in its name, so that until then
@@ -23,14 +27,20 @@ NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 CLONED = "credit_trl_repository"  # another name than the package, which a folder of that name would hide
 
 SETUP = f"""\
-# In Colab this installs the package from a clone of its repository. Where it is installed, nothing happens.
-import importlib.util
+# Install credit_trl if it is missing: from this checkout, or on Colab from a clone of the repository.
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
 
-if importlib.util.find_spec("credit_trl") is None:
-    !git clone --quiet --depth 1 https://github.com/{REPOSITORY} {CLONED}
-    %pip install --quiet "./{CLONED}[peft,reasoning]"
+if find_spec("credit_trl") is None:
+    if not Path("../setup.cfg").exists():
+        !git clone --quiet --depth 1 https://github.com/{REPOSITORY} {CLONED}
+        %cd -q {CLONED}/notebooks
+    %pip install --quiet "..[peft,reasoning]"
+print("credit_trl", version("credit_trl"), "with TRL", version("trl"))
 """
 TIMEOUT = 900  # seconds of a cell
+COLORS = 64  # of a stored picture
 
 
 def badge(name: str) -> str:
@@ -39,7 +49,7 @@ def badge(name: str) -> str:
 
 
 def execute(path: Path, parameters: dict[str, Any]) -> NotebookNode:
-    """The notebook as it ran with the `parameters` that it has. Raises papermill's error where a cell raises one."""
+    """Return the notebook as it ran with those `parameters` that it has. Raise papermill's error if a cell fails."""
     known = set(papermill.inspect_notebook(str(path)))
     with tempfile.NamedTemporaryFile(suffix=".ipynb") as output:
         return papermill.execute_notebook(
@@ -52,17 +62,30 @@ def execute(path: Path, parameters: dict[str, Any]) -> NotebookNode:
         )
 
 
+def small(png: str) -> str:
+    """Return a picture, PNG in base64, on white and with at most `COLORS` colors."""
+    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGBA")
+    page = Image.new("RGBA", picture.size, "white")
+    page.alpha_composite(picture)
+    stored = io.BytesIO()
+    page.convert("RGB").quantize(COLORS).save(stored, "PNG", optimize=True)
+    return base64.b64encode(stored.getvalue()).decode()
+
+
 def with_outputs(notebook: NotebookNode, ran: NotebookNode) -> NotebookNode:
-    """`notebook` with the outputs of `ran`, which has a cell of injected parameters more."""
+    """Return `notebook` with the outputs of `ran`, which also has papermill's cell of parameters."""
     outputs = {cell["id"]: cell for cell in ran.cells if cell.cell_type == "code"}
     for number, cell in enumerate((cell for cell in notebook.cells if cell.cell_type == "code"), start=1):
         cell.execution_count = number
-        cell.outputs = [one for one in outputs[cell["id"]].outputs if one.get("name") != "stderr"]
-        for one in cell.outputs:
-            if one.output_type == "execute_result":
-                one.execution_count = number
-            if {"text/html", "image/png"} & one.get("data", {}).keys():
-                one.data.pop("text/plain", None)  # the object's address, or the picture once more
+        cell.outputs = [output for output in outputs[cell["id"]].outputs if output.get("name") != "stderr"]
+        for output in cell.outputs:
+            data = output.get("data", {})
+            if output.output_type == "execute_result":
+                output.execution_count = number
+            if "image/png" in data:
+                data["image/png"] = small(data["image/png"])
+            if {"text/html", "image/png"} & data.keys():
+                data.pop("text/plain", None)  # the object's address, or the picture once more
     return notebook
 
 
@@ -71,7 +94,8 @@ def main() -> None:
     parser.add_argument("notebooks", type=Path, nargs="*", default=sorted(NOTEBOOKS.glob("*.ipynb")))
     for path in tqdm(parser.parse_args().notebooks, unit="notebook"):
         notebook = nbformat.read(path, as_version=4)
-        notebook.cells[0].source = badge(path.name)
+        _, _, text = notebook.cells[0].source.partition("\n\n")
+        notebook.cells[0].source = f"{badge(path.name)}\n\n{text}"
         for cell in notebook.cells:
             if "setup" in cell.metadata.get("tags", []):
                 cell.source = SETUP.strip()
