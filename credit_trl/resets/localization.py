@@ -51,7 +51,7 @@ class FailedCompletion:
         return "\n\n".join(f"{message['role'].capitalize()}: {_content(message)}" for message in messages)
 
 
-Localizer = Literal["self", "random"] | Callable[[list[FailedCompletion]], Sequence[int]]
+Localizer = Literal["self", "random"] | Callable[[list[FailedCompletion]], Sequence[int | None]]
 
 # The authors' code has its question, and this one asks for the same in words of our own: the step at which the error
 # starts, no new solution, a number in a box on a line of its own. That every step is judged first is ours. Without
@@ -200,7 +200,7 @@ def check_localizer(localizer: Localizer) -> Localizer:
 
 
 def call_localizer(
-    localizer: Callable[[list[FailedCompletion]], Sequence[int]], failed: list[FailedCompletion]
+    localizer: Callable[[list[FailedCompletion]], Sequence[int | None]], failed: list[FailedCompletion]
 ) -> list[int | None]:
     """Return the answers of a callable localizer, one for each of `failed`: None where it names no step.
 

@@ -73,7 +73,7 @@ class SRPOTrainer(ExactResumeMixin, CreditTrainer):
         reward_funcs=None,
         args: GRPOConfig | None = None,
         *,
-        localizer: Callable[[list[FailedCompletion]], Sequence[int]] | None = None,
+        localizer: Callable[[list[FailedCompletion]], Sequence[int | None]] | None = None,
         step_delimiter: Callable[[str], Sequence[int]] | None = None,
         **keywords,
     ):
