@@ -8,6 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from transformers import ProgressCallback
 
+# Okabe and Ito's colors for all common kinds of color blindness, the ones that can be seen on white.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+MARKERS = "osD^vP"
 SMOOTHING = 0.7  # share of the running mean that each further point keeps
 
 
@@ -29,8 +32,8 @@ def learning_curve(log_history: Sequence[dict[str, Any]], path: str | Path) -> P
 
     figure = Figure(figsize=(7, 4), dpi=150, layout="constrained")
     axes = figure.subplots()
-    axes.plot(steps, rewards, color="tab:blue", alpha=0.35, linewidth=1, marker=".", markersize=4, label="as logged")
-    axes.plot(steps, smoothed(rewards), color="tab:blue", linewidth=2, label="smoothed")
+    axes.plot(steps, rewards, color=COLORS[0], alpha=0.35, linewidth=1, marker=".", markersize=4, label="as logged")
+    axes.plot(steps, smoothed(rewards), color=COLORS[0], linewidth=2, label="smoothed")
     axes.set(xlabel="optimizer step", ylabel="mean reward of the completions", title="Training reward")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
