@@ -51,7 +51,9 @@ def draw_setting(name: str, setting: dict[str, Any], path: Path, axis: str = "co
         axis: what the curves run over, one of `AXES`.
     """
     methods = setting["methods"]
-    compared = sorted((method for method in methods if method != "grpo"), key=lambda method: kind_of(method) == "resets")
+    compared = sorted(
+        (method for method in methods if method != "grpo"), key=lambda method: kind_of(method) == "resets"
+    )
     reference = methods["grpo"]["curves"][axis] if "grpo" in methods else None
     compared = compared or ["grpo"]
     rows = -(-len(compared) // COLUMNS)
@@ -72,7 +74,9 @@ def draw_setting(name: str, setting: dict[str, Any], path: Path, axis: str = "co
         panel.set_xlabel(AXES[axis])
     if axis == "generated_tokens":
         grid[0, 0].xaxis.set_major_formatter(EngFormatter(sep=""))
-    figure.suptitle(f"{SETTING_TITLES.get(name, name)}\nBelow a name: final pass@1 minus GRPO's (95% interval over seeds)")
+    figure.suptitle(
+        f"{SETTING_TITLES.get(name, name)}\nBelow a name: final pass@1 minus GRPO's (95% interval over seeds)"
+    )
     figure.supylabel("pass@1 on held-out problems")
     figure.legend(handles=_legend_handles(compared), loc="outside lower center", ncols=3, frameon=False)
     save(figure, path)
