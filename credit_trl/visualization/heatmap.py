@@ -67,7 +67,7 @@ def credit_heatmap(
             name=name,
             texts=texts,
             values=_floats(name or unit, values, texts),
-            trained=[True] * len(texts) if own_mask is None else [bool(v) for v in _floats("mask", own_mask, texts)],
+            trained=[True] * len(texts) if own_mask is None else list(map(bool, _floats("mask", own_mask, texts))),
             marks=_labels("marks", marks, name, texts),
             outlined=_labels("outlined", outlined, name, texts),
             details={detail: _floats(detail, further, texts) for detail, further in (details or {}).items()},
@@ -166,7 +166,7 @@ def _tokens(row: _Row, unit: str, limit: float, *, signed: bool, numbers: bool) 
     parts = []
     for index, (text, value, trained) in enumerate(zip(row.texts, row.values, row.trained, strict=True)):
         facts = [f"token {index}: {text!r}", f"{unit} {value:.6g}" if trained else "not trained"]
-        facts += [f"{detail} {numbers_of[index]:.6g}" for detail, numbers_of in row.details.items()]
+        facts += [f"{detail} {further[index]:.6g}" for detail, further in row.details.items()]
         kind = level(value, limit, signed=signed) if trained else "masked"
         tooltip = html.escape("\n".join(facts)).replace("\n", "&#10;")
         shown = visible(text) or "◌"
