@@ -32,11 +32,15 @@ docs: $(VENV)/.installed  ## the documentation as a site, in site/; a dead link 
 notebooks: $(VENV)/.installed  ## run notebooks/ offline and store their outputs, some minutes on a CPU
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python scripts/run_notebooks.py
 
-figures: $(VENV)/.installed  ## the pictures of the learning curves and of the soak anew, from the stored results
+figures: $(VENV)/.installed  ## the figures of the benchmarks anew, from the stored results; trains nothing
 	$(BIN)/python -m benchmarks.learning_curves --plot_only
 	for setting in rare long_reuse; do $(BIN)/python -m benchmarks.learning_curves --plot_only --settings $$setting \
 	  --seeds $$(seq 10 29) --output benchmarks/learning_curves/fresh_seeds/$$setting; done
 	$(BIN)/python -m benchmarks.soak --plot_only
+	$(BIN)/python -m benchmarks.credit.quality --plot_only --output benchmarks/credit/quality.json
+	$(BIN)/python -m benchmarks.theory.cpi_theory --plot_only --output benchmarks/theory/cpi_theory.json
+	for machine in cpu h200; do \
+	  $(BIN)/python -m benchmarks.real_model --plot_only --output benchmarks/real_model/real_model_$$machine.json; done
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .

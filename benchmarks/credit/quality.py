@@ -32,17 +32,19 @@ import json
 import random
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
+from matplotlib import rc_context
+from matplotlib.axes import Axes
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
+from benchmarks.common.drawing import TEXT, method_title, new_figure, save
 from benchmarks.common.measuring import QUIET, prepare, processor
 from benchmarks.common.methods import METHODS
 from credit_trl.resets.localization import FailedCompletion, format_localization_prompt, parse_localization
@@ -58,6 +60,7 @@ from credit_trl.testbed import (
 )
 from credit_trl.testbed.arithmetic import STEP_DELIMITER, apply_operation
 from credit_trl.testbed.facts import shaky_facts
+from credit_trl.visualization.curves import COLORS, MARKERS
 
 SETTINGS = {"4 to 6 steps": (4, 6), "12 steps": (12, 12)}
 COMPARED = (
@@ -427,48 +430,61 @@ def tables(result: dict) -> str:
     return "\n".join(lines)
 
 
+@rc_context(TEXT)
 def draw(result: dict, path: Path) -> None:
-    settings = list(result["credit"])
-    figure = Figure(figsize=(14, 4.8 * len(settings)), dpi=130, layout="constrained")
-    grid = np.atleast_2d(figure.subplots(len(settings), 3))
-    for row, setting in zip(grid, settings, strict=True):
-        methods = result["credit"][setting]
-        y = np.arange(len(methods))[::-1]
-        for axes, key, title in zip(
-            row,
-            ("snr", "blame"),
-            ("push on shaky facts: mean / std over batches", "blame on wrong steps, share"),
-            strict=False,
-        ):
-            for phase, offset, color in zip(PHASES, (0.17, -0.17), ("C0", "C1"), strict=True):
-                values = [phases[phase][key] for phases in methods.values()]
-                middle = np.array([estimate["value"] for estimate in values])
-                errors = np.abs(np.array([estimate["interval"] for estimate in values]).T - middle)
-                axes.errorbar(middle, y + offset, xerr=errors, fmt="o", color=color, markersize=4, label=phase)
-            axes.set(yticks=y, yticklabels=list(methods), title=f"{title}\n{setting}")
-            axes.grid(alpha=0.3)
-            axes.legend(frameon=False, fontsize=8)
-        quality, axes = result["localization"][setting], row[2]
-        bars = {
-            "hit: self": quality["answers"]["hit_rate"],
-            "hit: random": quality["answers"]["hit_rate_random"],
-            "clean prefix: self": quality["answers"]["clean_rate"],
-            "clean prefix: random": quality["answers"]["clean_rate_random"],
-        }
-        for name, kinds in quality["correction"].items():
-            bars |= {
-                f"corrected: {name}, {kind}": rate
-                for kind, rate in kinds.items()
-                if (name, kind) != ("oracle", "clean")
-            }
-        middle = np.array([estimate["value"] for estimate in bars.values()])
-        errors = np.abs(np.array([estimate["interval"] for estimate in bars.values()]).T - middle)
-        y = np.arange(len(bars))[::-1]
-        axes.barh(y, middle, xerr=errors, color="C2", alpha=0.7)
-        axes.set(yticks=y, yticklabels=list(bars), title=f"localization and correction\n{setting}", xlim=(0, 1))
+    """Draw, for each setting, where credit lands, and below how errors are localized and corrected."""
+    settings, methods = list(result["credit"]), list(next(iter(result["credit"].values())))
+    bars = {setting: localization_bars(result["localization"][setting]) for setting in settings}
+    heights = [len(methods)] * len(settings) + [len(bars[settings[0]])]
+    figure = new_figure(0.8 + 0.27 * sum(heights))
+    grid = figure.subplots(len(heights), 2, sharey="row", height_ratios=heights)
+    for row, setting in zip(grid, settings, strict=False):
+        _draw_credit(row, setting, result["credit"][setting])
+    for axes, setting in zip(grid[-1], settings, strict=True):
+        y = np.arange(len(bars[setting]))[::-1]
+        middle, errors = _with_errors(bars[setting].values())
+        axes.barh(y, middle, xerr=errors, color=COLORS[4])
+        axes.set(yticks=y, yticklabels=list(bars[setting]), xlim=(0, 1), title=f"localization\n{setting}")
         axes.grid(alpha=0.3, axis="x")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    save(figure, path)
+
+
+def localization_bars(quality: dict) -> dict[str, dict]:
+    """Return the rates of a setting that are drawn, by their names."""
+    answers = quality["answers"]
+    bars = {
+        "step named: self": answers["hit_rate"],
+        "step named: random": answers["hit_rate_random"],
+        "clean prefix: self": answers["clean_rate"],
+        "clean prefix: random": answers["clean_rate_random"],
+    }
+    for name, kinds in quality["correction"].items():
+        bars |= {
+            f"corrected: {name}" + f", {kind}" * (kind != "all"): rate
+            for kind, rate in kinds.items()
+            if (name, kind) != ("oracle", "clean")
+        }
+    return bars
+
+
+def _draw_credit(row: Sequence[Axes], setting: str, methods: dict[str, dict]) -> None:
+    y = np.arange(len(methods))[::-1]
+    titles = {"snr": "push on shaky facts,\nmean / std over batches", "blame": "share of blame\non wrong steps"}
+    for axes, (key, title) in zip(row, titles.items(), strict=True):
+        for phase, offset, color, marker in zip(PHASES, (0.17, -0.17), COLORS, MARKERS, strict=False):
+            middle, errors = _with_errors(phases[phase][key] for phases in methods.values())
+            axes.errorbar(middle, y + offset, xerr=errors, fmt=marker, color=color, markersize=3.5, label=phase)
+        axes.set(yticks=y, yticklabels=list(map(method_title, methods)), title=f"{title}\n{setting}")
+        axes.grid(alpha=0.3)
+
+
+def _with_errors(estimates: Iterable[dict]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values and the distances to the ends of their intervals, as Matplotlib wants them."""
+    found = list(estimates)
+    middle = np.array([estimate["value"] for estimate in found])
+    return middle, np.abs(np.array([estimate["interval"] for estimate in found]).T - middle)
 
 
 def main() -> None:
@@ -481,7 +497,13 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, help="JSON file to write, with a picture next to it; prints only without it"
     )
+    parser.add_argument("--plot_only", action="store_true", help="draw the picture of --output as it is")
     arguments = parser.parse_args()
+    if arguments.plot_only:
+        if arguments.output is None:
+            parser.error("--plot_only draws what --output holds: give --output")
+        draw(json.loads(arguments.output.read_text()), arguments.output.with_suffix(".png"))
+        return
     prepare()
     rng = np.random.default_rng(0)
     torch.manual_seed(0)

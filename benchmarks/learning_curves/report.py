@@ -1,28 +1,16 @@
-"""Summarize the runs of the learning curves: intervals, crossings, tables, figures. Nothing is trained here."""
+"""Summarize the runs of the learning curves: intervals, crossings, tables. Nothing is trained here."""
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
 
+from benchmarks.learning_curves.figures import AXES
 from credit_trl.evaluation.estimators import bootstrap_interval
 
 RESAMPLES = 2000
-AXES = {
-    "completions": "trained completions",
-    "generated_tokens": "generated tokens, localization included",
-    "seconds": "CPU seconds of training, one thread",
-}
-FAMILIES = {
-    "ratios and traces": ("grpo floored", "grpo top entropy", "gspo", "gmpo", "p_trace", "s_trace", "grpo_lambda"),
-    "resets": ("grpo in fours", "rrpo", "srpo"),
-}
 
 Interval = tuple[float, float, float]  # the statistic, and the ends of its 95% interval
 
@@ -243,52 +231,3 @@ def _ratio(crossing: dict[str, Any], seeds: int) -> str:
 
 def _number(value: float) -> str:
     return f"{value:.2f}" if math.isfinite(value) else "∞"
-
-
-# --- figures ---
-
-
-def draw_setting(name: str, setting: dict[str, Any], path: Path) -> None:
-    """Draw a row for each family of methods, GRPO in both: pass@1 against the three axes, and where the runs end.
-
-    The colors are those of the names in the last column.
-    """
-    methods = setting["methods"]
-    rows = {
-        family: [method for method in methods if method.startswith(prefixes)] for family, prefixes in FAMILIES.items()
-    }
-    rows = {family: group for family, group in rows.items() if group} or {"no other method yet": []}
-    figure = Figure(figsize=(20, 4.6 * len(rows)), dpi=110, layout="constrained")
-    grid = figure.subplots(len(rows), len(AXES) + 1, squeeze=False)
-    for row, (family, group) in zip(grid, rows.items(), strict=True):
-        compared = (["grpo"] if "grpo" in methods else []) + group
-        colors = {method: "black" if method == "grpo" else f"C{index}" for index, method in enumerate(compared)}
-        for panel, (axis, label) in zip(row, AXES.items(), strict=False):
-            for method in compared:
-                _draw_curve(panel, methods[method]["curves"][axis], colors[method])
-            panel.set(xlabel=label, ylabel="pass@1 on held-out problems")
-            panel.grid(alpha=0.3)
-            panel.sharey(grid[0, 0])
-        row[1].xaxis.set_major_formatter(EngFormatter())
-        row[0].set_title(f"{name}: {family}", loc="left", fontsize=11)
-        _draw_ends(row[-1], methods, compared, colors)
-    figure.savefig(path)
-
-
-def _draw_curve(panel: Axes, curve: dict[str, list[float]], color: str) -> None:
-    panel.plot(curve["x"], curve["mean"], color=color, linewidth=2 if color == "black" else 1.3)
-    panel.fill_between(curve["x"], curve["low"], curve["high"], color=color, alpha=0.12, linewidth=0)
-
-
-def _draw_ends(panel: Axes, methods: dict[str, Any], compared: list[str], colors: dict[str, str]) -> None:
-    for position, method in enumerate(reversed(compared)):
-        value, low, high = methods[method]["pass_at_1"]
-        error = [[value - low], [high - value]]
-        panel.errorbar(value, position, xerr=error, fmt="o", color=colors[method], capsize=3)
-    if "grpo" in compared:
-        panel.axvline(methods["grpo"]["pass_at_1"][0], color="black", linewidth=0.8, linestyle=":")
-    panel.set_yticks(range(len(compared)), list(reversed(compared)))
-    for label in panel.get_yticklabels():  # the key to the curves
-        label.set_color(colors[label.get_text()])
-    panel.set(xlabel="final pass@1, mean and 95% interval over seeds")
-    panel.grid(alpha=0.3, axis="x")

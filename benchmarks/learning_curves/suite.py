@@ -48,7 +48,8 @@ from tqdm.auto import tqdm
 
 from benchmarks.common.measuring import processor
 from benchmarks.common.methods import METHODS
-from benchmarks.learning_curves.report import draw_setting, markdown, summarize_method, tuning_score
+from benchmarks.learning_curves.figures import AXES, draw_setting, figure_path
+from benchmarks.learning_curves.report import markdown, summarize_method, tuning_score
 from benchmarks.learning_curves.run import HARD_OPERATIONS, Run, Setting, prepare_worker, train
 
 RESULTS = Path(__file__).parent
@@ -283,15 +284,15 @@ def tuning_table(block: Block, finished: dict[str, dict]) -> list[dict[str, Any]
     ]
 
 
-def report(summary: dict[str, Any], output: Path) -> None:
-    """Write the summary as JSON and as a Markdown table, and draw a figure for each setting."""
+def report(summary: dict[str, Any], output: Path, axis: str = "completions") -> None:
+    """Write the summary as JSON and as a Markdown table, and draw a figure over `axis` for each setting."""
     output.mkdir(parents=True, exist_ok=True)
     text = json.dumps(summary, indent=1, allow_nan=False)
     text = re.sub(r"\[([^\[\]{}]*)\]", lambda match: "[" + " ".join(match[1].split()) + "]", text)  # a list on a line
     (output / "learning_curves.json").write_text(text + "\n")
     (output / "learning_curves.md").write_text(markdown(summary))
     for name, setting in summary["settings"].items():
-        draw_setting(name, setting, output / f"learning_curves_{name}.png")
+        draw_setting(name, setting, figure_path(output, name, axis), axis)
 
 
 def main() -> None:
@@ -304,6 +305,7 @@ def main() -> None:
     )
     parser.add_argument("--runs", type=Path, default=RESULTS / "runs.jsonl", help="finished runs")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--axis", choices=AXES, default="completions", help="what the curves of the figures run over")
     parser.add_argument("--plot_only", action="store_true", help="report the finished runs and train none")
     arguments = parser.parse_args()
     if set(arguments.seeds) & set(TUNING_SEEDS):
@@ -314,7 +316,7 @@ def main() -> None:
         with ProcessPoolExecutor(arguments.workers, mp_context=context, initializer=prepare_worker) as executor:
             run_missing(blocks, arguments.seeds, log, executor, arguments.workers)
     summary = summarize(blocks, arguments.seeds, log.finished)
-    report(summary, arguments.output)
+    report(summary, arguments.output, arguments.axis)
     print(markdown(summary))
 
 

@@ -13,6 +13,7 @@ with other methods', but let `evaluate.py --benchmarks reasoning-gym/aiw` measur
 
 import argparse
 import json
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -20,9 +21,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from matplotlib.figure import Figure
+from matplotlib import rc_context
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
-from credit_trl.visualization.curves import smoothed
+from benchmarks.common.drawing import GRAY, TEXT, method_title, new_figure, save
+from credit_trl.visualization.curves import COLORS, smoothed
 
 
 def read_rewards(folder: Path) -> list[float]:
@@ -57,26 +61,49 @@ def summarize(runs: dict[str, list[list[float]]]) -> list[dict[str, Any]]:
     return rows
 
 
+@rc_context(TEXT)
 def draw(runs: dict[str, list[list[float]]], path: Path) -> None:
-    figure = Figure(figsize=(7, 4), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    for index, (method, seeds) in enumerate(runs.items()):
-        for number, rewards in enumerate(seeds):
-            batches = range(1, len(rewards) + 1)
-            axes.plot(batches, rewards, ".", color=f"C{index}", alpha=0.35)
-            axes.plot(batches, smoothed(rewards), color=f"C{index}", label=method if number == 0 else None)
-    axes.set(xlabel="generation batch", ylabel="mean reward, smoothed")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    figure.savefig(path)
+    """Draw each method beside GRPO in a panel of its own: rewards as dots, smoothed as lines, a line for each seed."""
+    compared = [method for method in runs if method != "grpo"] or ["grpo"]
+    figure = new_figure(0.7 + 2.2 * math.ceil(len(compared) / 2))
+    grid = figure.subplots(math.ceil(len(compared) / 2), 2, sharex=True, sharey=True, squeeze=False)
+    for panel, method in zip(grid.flat, compared, strict=False):
+        for name, color, style in (("grpo", GRAY, "--"), (method, COLORS[0], "-")):
+            for rewards in runs.get(name, []):
+                batches = range(1, len(rewards) + 1)
+                panel.plot(batches, rewards, ".", color=color, alpha=0.4, markersize=4)
+                panel.plot(batches, smoothed(rewards), color=color, linestyle=style)
+        panel.set(title=method_title(method), xlabel="generation batch")
+        panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        panel.grid(alpha=0.3)
+    for panel in grid.flat[len(compared) :]:
+        panel.set_visible(False)
+    grid[0, 0].set_ylabel("mean reward, smoothed")
+    figure.legend(
+        handles=[
+            Line2D([], [], color=GRAY, linestyle="--", label="GRPO"),
+            Line2D([], [], color=COLORS[0], label="the method of the title; a line for each seed"),
+        ],
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+    )
+    save(figure, path)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path, help="output folders of train.py: real-<method>-<seed>")
+    parser.add_argument("folders", nargs="*", type=Path, help="output folders of train.py: real-<method>-<seed>")
     output = Path(__file__).with_name("real_model.json")
     parser.add_argument("--output", type=Path, default=output, help=f"JSON file, with a figure beside it; {output}")
+    parser.add_argument("--plot_only", action="store_true", help="draw the figure of --output as it is")
     arguments = parser.parse_args()
+    if arguments.plot_only:
+        results = json.loads(arguments.output.read_text())["results"]
+        draw({row["method"]: row["rewards"] for row in results}, arguments.output.with_suffix(".png"))
+        return
+    if not arguments.folders:
+        parser.error("give the output folders of the runs, or --plot_only")
     try:
         runs = read_runs(arguments.folders)
     except (ValueError, OSError) as error:

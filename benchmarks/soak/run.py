@@ -27,15 +27,18 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from matplotlib.figure import Figure
+from matplotlib import rc_context
+from matplotlib.ticker import MaxNLocator
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
+from benchmarks.common.drawing import TEXT, method_title, new_figure, save
 from benchmarks.common.measuring import QUIET, prepare, processor
 from benchmarks.common.methods import METHODS
 from benchmarks.learning_curves.run import HARD_OPERATIONS, Setting, sample_problems
 from credit_trl.testbed import BASE_MODEL, answer_reward
 from credit_trl.testbed.arithmetic import as_dataset
+from credit_trl.visualization.curves import COLORS, MARKERS
 
 OUTPUT = Path(__file__).with_name("soak_cpu.json")
 # GRPO comes first: the others are compared with it.
@@ -45,7 +48,12 @@ BLOCK = 100  # steps whose mean is one point
 WARMUP_BLOCKS = 2
 RESAMPLES = 2000
 # What is measured after every step, and its unit.
-MEASURED = {"resident_memory": "MiB", "open_files": "", "threads": "", "cpu_seconds": "s"}
+MEASURED = {
+    "resident_memory": "resident memory, MiB",
+    "open_files": "open files",
+    "threads": "threads",
+    "cpu_seconds": "CPU seconds of a step",
+}  # quantity -> title of its panel
 
 
 class Vitals(TrainerCallback):
@@ -166,21 +174,36 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+@rc_context(TEXT)
 def draw(results: list[dict[str, Any]], path: Path) -> None:
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    for axes, (name, unit) in zip(figure.subplots(2, 2).flat, MEASURED.items(), strict=True):
-        for result in results:
+    """Draw each quantity that was measured, in a panel of its own, over the optimizer steps."""
+    figure = new_figure(5.2)
+    # Methods whose lines fall on one another are told apart by where their markers stand.
+    for axes, (name, title) in zip(figure.subplots(2, 2, sharex=True).flat, MEASURED.items(), strict=True):
+        for index, result in enumerate(results):
             values = result["blocks"][name]
-            steps = [BLOCK * (index + 1) for index in range(len(values))]
-            style = {"color": "black", "linestyle": "--"} if result["method"] == "grpo" else {}
-            axes.plot(steps, values, label=result["method"], **style)
-        axes.axvspan(0, BLOCK * WARMUP_BLOCKS, color="0.93", zorder=0)
-        axes.set_title(name.replace("_", " ") + (f", {unit}" if unit else ""))
-        axes.set_xlabel("optimizer step")
+            steps = [BLOCK * (position + 1) for position in range(len(values))]
+            color = "black" if result["method"] == "grpo" else COLORS[(index - 1) % len(COLORS)]
+            axes.plot(
+                steps,
+                values,
+                label=method_title(result["method"]),
+                color=color,
+                marker=MARKERS[index % len(MARKERS)],
+                markevery=(index, len(results)),
+                markersize=4,
+                linewidth=1,
+            )
+        axes.axvspan(0, BLOCK * WARMUP_BLOCKS, color="0.9", zorder=0)
+        axes.set_title(title)
         axes.set_ylim(0, 1.15 * axes.get_ylim()[1])
-    axes.legend(fontsize="small")
-    figure.suptitle("Means of 100 steps each; gray: not part of the slopes")
-    figure.savefig(path, dpi=120)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axes.grid(alpha=0.3)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    figure.suptitle(f"Means of {BLOCK} optimizer steps each; gray: not part of the slopes")
+    save(figure, path)
 
 
 def main() -> None:

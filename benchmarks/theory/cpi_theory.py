@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib import rc_context
 from tqdm.auto import tqdm
 
+from benchmarks.common.drawing import TEXT, new_figure, save
 from benchmarks.theory.cpi import (
     FAMILIES,
     certify,
@@ -39,6 +40,7 @@ from benchmarks.theory.cpi import (
     values,
     visitation,
 )
+from credit_trl.visualization.curves import COLORS, MARKERS
 
 
 class Rule(NamedTuple):
@@ -191,40 +193,38 @@ def measure(family: str, shares: list[float], seeds: int, whole_seeds: int, rng,
     return {"instances": instances, "rules": rules, "ratios": ratios}
 
 
+@rc_context(TEXT)
 def draw(families: dict, path: Path) -> None:
     """Draw samples and improvement of an iteration over p, in the family of constant advantages, with slopes."""
     family = families["graded"]
     p = np.array([instance["p"] for instance in family["instances"]])
-    figure = Figure(figsize=(11, 4.6), dpi=150, layout="constrained")
-    panels = figure.subplots(1, 2)
-    styles = dict(zip(RULES, ("C3-o", "C1-s", "C4-v", "C2-D", "C0-o", "C9-s"), strict=True))
-    for axes, quantity, label in zip(
-        panels,
-        ("samples", "improvement"),
-        ("samples of an iteration", "exact improvement of an iteration"),
-        strict=True,
-    ):
-        for name, style in styles.items():
+    figure = new_figure(4.4)
+    quantities = {"samples": "samples of an iteration", "improvement": "exact improvement of an iteration"}
+    for axes, (quantity, title) in zip(figure.subplots(1, 2), quantities.items(), strict=True):
+        for index, (name, color, marker) in enumerate(zip(RULES, COLORS, MARKERS, strict=True)):
             fitted_line = family["rules"][name][quantity]
             mean, interval = np.array(fitted_line["mean"]), np.array(fitted_line["interval"])
             axes.errorbar(
                 p,
                 mean,
                 yerr=np.abs(interval.T - mean),
-                fmt=style,
-                markersize=4,
+                fmt=f"-{marker}",
+                color=color,
                 linewidth=1.2,
-                label=f"{name}: p^{fitted_line['exponent']:.2f}",
+                # Rules that fall on one another are told apart: each marker stands inside those before it.
+                markerfacecolor="none",
+                markersize=10 - 1.5 * index,
+                label=name,
             )
             predicted = fitted_line["predicted_exponent"]
-            axes.plot(p, mean[0] * (p / p[0]) ** predicted, color=style[:2], linestyle=":", linewidth=1)
-        axes.set(xscale="log", yscale="log", xlabel="p, how often a random reset is improvable", ylabel=label)
+            axes.plot(p, mean[0] * (p / p[0]) ** predicted, color=color, linestyle=":", linewidth=1)
+        axes.set(xscale="log", yscale="log", xlabel="p", title=title)
         axes.set_xscale("log", base=2)
-        axes.grid(alpha=0.3, which="both")
-        axes.legend(frameon=False, fontsize=8)
-    figure.suptitle("Conservative policy iteration with resets (dotted: the derived slopes)")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+        axes.grid(alpha=0.3)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    figure.suptitle("p: how often a random reset is improvable; dotted: derived slopes")
+    save(figure, path)
 
 
 def table(families: dict) -> str:
@@ -254,7 +254,13 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, help="JSON file to write, with a picture next to it; prints only without it"
     )
+    parser.add_argument("--plot_only", action="store_true", help="draw the picture of --output as it is")
     arguments = parser.parse_args()
+    if arguments.plot_only:
+        if arguments.output is None:
+            parser.error("--plot_only draws what --output holds: give --output")
+        draw(json.loads(arguments.output.read_text())["families"], arguments.output.with_suffix(".png"))
+        return
     shares = [2.0**-k for k in range(1, arguments.smallest + 1)]
     rng = np.random.default_rng(0)
     kinds = len(RULES) + len(WHOLE_RUNS) * (arguments.whole_seeds > 0)

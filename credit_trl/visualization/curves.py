@@ -1,5 +1,6 @@
 """Draw the curves of a training run and of an evaluation."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from transformers import ProgressCallback
 
+# Okabe and Ito's colors for all common kinds of color blindness, the ones that can be seen on white.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+MARKERS = "osD^vP"  # in the order of the colors
 SMOOTHING = 0.7  # share of the running mean that each further point keeps
 
 
@@ -29,8 +33,8 @@ def learning_curve(log_history: Sequence[dict[str, Any]], path: str | Path) -> P
 
     figure = Figure(figsize=(7, 4), dpi=150, layout="constrained")
     axes = figure.subplots()
-    axes.plot(steps, rewards, color="tab:blue", alpha=0.35, linewidth=1, marker=".", markersize=4, label="as logged")
-    axes.plot(steps, smoothed(rewards), color="tab:blue", linewidth=2, label="smoothed")
+    axes.plot(steps, rewards, color=COLORS[0], alpha=0.35, linewidth=1, marker=".", markersize=4, label="as logged")
+    axes.plot(steps, smoothed(rewards), color=COLORS[0], linewidth=2, label="smoothed")
     axes.set(xlabel="optimizer step", ylabel="mean reward of the completions", title="Training reward")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
@@ -57,15 +61,17 @@ def pass_at_k_curve(results: Mapping[str, Mapping[str, Any]], path: str | Path) 
     path = Path(path)
     figure = Figure(figsize=(7, 4), dpi=150, layout="constrained")
     axes = figure.subplots()
-    for name, result in results.items():
+    for (name, result), (color, marker) in zip(
+        results.items(), itertools.cycle(zip(COLORS, MARKERS, strict=True)), strict=False
+    ):
         points = [
             (int(metric.removeprefix("pass@")), *values)
             for metric, values in result["metrics"].items()
             if metric.startswith("pass@")
         ]
         ks, estimates, low, high = zip(*points, strict=True)
-        axes.plot(ks, estimates, marker=".", label=name)
-        axes.fill_between(ks, low, high, alpha=0.2)
+        axes.plot(ks, estimates, color=color, marker=marker, markersize=5, label=name)
+        axes.fill_between(ks, low, high, color=color, alpha=0.15, linewidth=0)
     axes.set_xscale("log", base=2)
     axes.set_xticks(ks, [str(k) for k in ks])
     axes.set(xlabel="k", ylabel="pass@k", title="Problems solved by at least one of k completions", ylim=(0, 1))

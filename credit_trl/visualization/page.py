@@ -7,6 +7,7 @@ lightness and are told apart with any common color blindness.
 
 import html
 import math
+import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -40,7 +41,8 @@ THEMES = {
     },
 }
 _GLYPHS = {"\n": "↵", " ": "·", "\t": "⇥"}
-_BREAKS = {"\n": "<br>", " ": "<wbr>", "\t": "<wbr>"}
+_AFTER_LINE_BREAKS = re.compile(r"(?<=\n)(?=[^\n])")
+_BREAKS = {" ": "<wbr>", "\t": "<wbr>"}
 _SCALES = {"n": "negative", "p": "positive", "w": "weight"}
 
 
@@ -64,10 +66,17 @@ def level(value: float, limit: float, *, signed: bool) -> str:
 
 
 def visible(text: str, *, spaces: bool = True) -> str:
-    """Return `text` as HTML that shows line breaks, tabs, control characters and, with `spaces`, a dot for a space."""
-    return "".join(
-        character if character == " " and not spaces else html.escape(glyph(character)) + _BREAKS.get(character, "")
-        for character in text
+    """Return `text` as HTML that shows line breaks, tabs, control characters and, with `spaces`, a dot for a space.
+
+    Lines break after the last of several `\\n` in a row, but not at the end of the text.
+    """
+    lines = _AFTER_LINE_BREAKS.split(text)
+    return "<br>".join(
+        "".join(
+            character if character == " " and not spaces else html.escape(glyph(character)) + _BREAKS.get(character, "")
+            for character in line
+        )
+        for line in lines
     )
 
 
@@ -104,7 +113,8 @@ class Picture:
         """Return the whole page."""
         return (
             '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">'
+            '<meta name="viewport" content="width=device-width,initial-scale=1">'
+            '<meta name="color-scheme" content="light dark">'
             f"<title>{html.escape(self.title)}</title><style>{_page_colors()}</style></head>\n"
             f"<body>{self._repr_html_()}</body></html>\n"
         )
@@ -161,12 +171,16 @@ _RULES = """
 .credit-picture *{box-sizing:border-box}
 .credit-picture h3{font-size:16px;margin:0 0 4px;color:var(--text)}
 .credit-picture .note{color:var(--note);margin:0 0 10px;overflow-wrap:anywhere}
-.credit-picture .methods{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(300px,100%),1fr));gap:14px 24px}
-.credit-picture figure{margin:0;min-width:0}
-.credit-picture figcaption{font-weight:600;margin-bottom:4px}
+.credit-picture .methods{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(300px,100%),1fr));gap:0 24px}
+.credit-picture .narrow{grid-template-columns:repeat(auto-fit,minmax(min(160px,100%),1fr));gap:0 12px}
+.credit-picture figure{margin:0 0 12px;min-width:0;display:grid;grid-template-columns:minmax(0,1fr);
+grid-row:span 3;grid-template-rows:subgrid}
+.credit-picture figcaption{grid-row:1;font-weight:600;margin-bottom:4px}
+.credit-picture figure .legend{grid-row:2}
+.credit-picture figure .text{grid-row:3}
 .credit-picture .legend{display:flex;flex-wrap:wrap;align-items:center;gap:2px 14px;margin-bottom:8px;font-size:12px;
 color:var(--note)}
-.credit-picture .scale{display:inline-flex;align-items:center;gap:6px}
+.credit-picture .scale{display:inline-flex;align-items:center;gap:6px;max-width:100%}
 .credit-picture .ramp{display:inline-flex;border:1px solid var(--line)}
 .credit-picture .ramp i{width:9px;height:12px}
 .credit-picture .ramp .page{background:var(--page)}
@@ -175,12 +189,18 @@ color:var(--note)}
 overflow-wrap:anywhere}
 .credit-picture .token{padding:2px 0;border-radius:2px;box-decoration-break:clone;-webkit-box-decoration-break:clone;
 box-shadow:inset 1px 0 var(--page)}
-.credit-picture .token:hover{outline:2px solid var(--text)}
+.credit-picture .numbered{line-height:1.25}
+.credit-picture .numbered .token{display:inline-flex;flex-direction:column;align-items:center;vertical-align:top;
+min-width:17px;padding:2px 1px 1px;margin:1px 1px 3px 0}
+.credit-picture .numbered .mark{padding:1px 3px;margin:0 2px;vertical-align:top}
+.credit-picture .number{font:10px/12px system-ui,sans-serif;min-height:12px}
+.credit-picture .outlined{outline:2px solid var(--text);position:relative;z-index:1}
+.credit-picture .token:hover{outline:2px dashed var(--text)}
 .credit-picture .masked{background:repeating-linear-gradient(135deg,var(--masked) 0 4px,var(--stripe) 4px 8px)}
 .credit-picture .token.masked,.credit-picture .box.masked{color:var(--note)}
 .credit-picture .not-finite{background:var(--page);outline:2px dashed var(--text);outline-offset:-2px}
 .credit-picture .mark{font:600 11px/1.3 system-ui,sans-serif;background:var(--text);color:var(--page);
-border-radius:3px;padding:1px 5px;margin:0 3px;white-space:nowrap}
+border-radius:3px;padding:1px 5px;margin:0 3px;display:inline-block;max-width:100%}
 .credit-picture .tree{display:flex;align-items:flex-start}
 .credit-picture .root{flex:0 1 38%;min-width:0;padding-top:5px}
 .credit-picture .stem{flex:0 0 20px;margin-top:18px;border-top:2px solid var(--line)}
@@ -195,4 +215,11 @@ border-radius:3px;padding:1px 5px;margin:0 3px;white-space:nowrap}
 .credit-picture .box .text{padding:6px 10px}
 .credit-picture .dropped{border-style:dashed}
 .credit-picture .step{display:block}
+@media (max-width:600px){
+.credit-picture{padding:12px}
+.credit-picture .tree{display:block}
+.credit-picture .stem{height:14px;margin:0;border-top:0;border-left:2px solid var(--line)}
+.credit-picture .branch,.credit-picture .branch:last-child{padding-left:14px}
+.credit-picture .branch::after{width:14px}
+.credit-picture .branch:first-child::before{top:0}}
 """

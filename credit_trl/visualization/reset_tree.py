@@ -26,7 +26,7 @@ def reset_tree(
 ) -> Picture:
     """Draw a failed completion (the seed) as the branch that was dropped, next to those that took its place.
 
-    Empty lines are left out.
+    Empty lines are left out. On a narrow screen the branches stand below the prefix.
 
     Args:
         steps: the texts of the seed's steps in order.
@@ -48,6 +48,7 @@ def reset_tree(
         for number, text in enumerate(steps, start=1)
     ]
     kept = "".join(shown[: reset_step - 1]) or '<span class="note">nothing: reset to the beginning</span>'
+    kept += f'<span class="step">{mark("reset to here")}</span>'
     result = "" if reward is None else f", reward {reward:.4g}"
     branches = [_box(f"failed from step {reset_step} on{result}: dropped", "".join(shown[reset_step - 1 :]), "dropped")]
     limit = max((abs(continuation.advantage) for continuation in continuations), default=0.0)
@@ -57,7 +58,7 @@ def reset_tree(
             _box(head, f'<span class="step">{_text(text)}</span>', "", level(advantage, limit, signed=True))
         )
     tree = (
-        f'<div class="tree"><div class="root">{_box("kept prefix, not in the loss", kept, "masked")}</div>'
+        f'<div class="tree"><div class="root">{_box("kept prefix, not trained", kept, "masked")}</div>'
         f'<div class="stem"></div><div class="branches">'
         f'{"".join(f"""<div class="branch">{branch}</div>""" for branch in branches)}</div></div>'
     )

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.common.methods import METHODS
 from benchmarks.learning_curves import suite as suite
+from benchmarks.learning_curves.figures import draw_setting, figure_path
 from benchmarks.learning_curves.report import (
     catch_up_interval,
     first_crossing,
@@ -244,6 +245,39 @@ def test_a_report_is_made_of_what_has_run(tmp_path):
         "| s_trace | lr 0.00034, trace_lambda 0.9 | 0.967 (0.967 to 0.967) |"
         in (tmp_path / "learning_curves.md").read_text()
     )
+
+
+# --- figures ---
+
+
+@pytest.mark.parametrize(("axis", "end"), [("completions", 128), ("generated_tokens", 2000), ("seconds", 2)])
+def test_each_panel_has_one_method_against_grpo(tmp_path, axis, end):
+    ends = {"grpo": 0.4, "srpo 1x4": 0.3, "s_trace": 0.5, "new method": 0.6}
+    runs = {name: {seed: result([0.1, 0.2, value]) for seed in range(3)} for name, value in ends.items()}
+    methods = {name: summarize_method(runs[name], runs["grpo"], [0.3]) for name in ends}
+    path = figure_path(tmp_path, "long", axis)
+    assert path.name == {"completions": "learning_curves_long.png"}.get(axis, f"learning_curves_long_{axis}.png")
+    figure = draw_setting("long", {"methods": methods}, path, axis)
+    panels = [panel for panel in figure.axes if panel.get_visible()]
+    assert [panel.get_title() for panel in panels] == [
+        "S-trace\n+0.100 (+0.100 to +0.100)",
+        "NEW, method\n+0.200 (+0.200 to +0.200)",
+        "SRPO, 1x4\n−0.100 (−0.100 to −0.100)",  # methods with resets come last
+    ]
+    for panel, final in zip(panels, (0.5, 0.6, 0.3), strict=True):
+        curves = [line.get_xydata()[-1].tolist() for line in panel.lines]
+        assert curves == [pytest.approx([end, 0.4]), pytest.approx([end, final])]
+        assert panel.get_ylim() == panels[0].get_ylim() and panel.get_xlim() == panels[0].get_xlim()
+    assert path.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("names", [["grpo"], ["s_trace"]])
+def test_a_setting_with_one_method_has_one_panel(tmp_path, names):
+    runs = {seed: result([0.1, 0.2]) for seed in range(3)}
+    methods = {name: summarize_method(runs, {}, []) for name in names}
+    figure = draw_setting("short", {"methods": methods}, tmp_path / "figure.png")
+    (panel,) = (panel for panel in figure.axes if panel.get_visible())
+    assert panel.get_title() == {"grpo": "GRPO", "s_trace": "S-trace"}[names[0]] and len(panel.lines) == 1
 
 
 # --- a run ---

@@ -154,9 +154,9 @@ def test_masked_tokens_have_no_credit_and_do_not_set_the_scale():
     picture = credit_heatmap(["a", "b", "c"], credit, mask=mask, marks={1: "reset"})
     page = Page(picture)
     assert [kind for kind, _, _ in page.tokens] == ["p10", "page", "page", "masked", "p5", "p10"]
-    assert page.tokens[3][1] == "token 0: 'a'\nnot in the loss"
+    assert page.tokens[3][1] == "token 0: 'a'\nnot trained"
     assert page.text_of("mark") == ["reset", "reset"]
-    assert picture.html.count("</i>not in the loss") == 1  # in the legend of SRPO alone
+    assert picture.html.count("</i>not trained") == 1  # in the legend of SRPO alone
     assert re.search(r'title="[^"]*">a</span><b class="mark">reset</b><wbr><span class="token p5"', picture.html)
 
 
@@ -179,7 +179,52 @@ def test_white_space_and_control_characters_are_visible():
     shown = ["·a", "↵↵", "⇥", "\\r", "\\u202eb", "\\u200b", "◌", "é漢🙂", "<|im_end|>"]
     assert [text for _, _, text in page.tokens] == shown
     assert "‮" not in credit_heatmap(tokens, [1.0] * len(tokens)).html
-    assert sum(tag == "br" for tag, _ in page.tags) == 2
+    assert sum(tag == "br" for tag, _ in page.tags) == 1
+
+
+@pytest.mark.parametrize("tokens", [["a", "\n\n", "b\n"], ["a", "\n", "\n", "b", "\n"], ["a\n\nb", "\n"]])
+def test_lines_break_after_the_last_of_several_line_breaks(tokens):
+    body = credit_heatmap(tokens, [1.0] * len(tokens)).body
+    text = body[body.index('class="text"') :].partition(">")[2]
+    assert re.sub(r"<(?!br)[^>]*>", "", text).strip() == "a↵↵<br>b↵"
+
+
+def test_outlined_tokens_are_followed_by_their_label():
+    picture = credit_heatmap(["a", "b", "c"], [1.0, -2.0, 0.0], outlined={1: "wrong"})
+    assert re.search(r'class="token outlined n10" title="[^"]*">b</span><b class="mark">wrong</b><wbr>', picture.html)
+    assert picture.html.count('class="token outlined') == 1
+
+
+def test_numbers_stand_below_tokens_that_have_a_color():
+    credit, mask = [-3.21, 0.0, 100.0, 2.0, float("nan")], [1, 1, 0, 1, 1]
+    page = Page(credit_heatmap(list("abcde"), credit, mask=mask, numbers=True))
+    assert [number.strip() for number in page.text_of("number")] == ["−3.2", "", "", "+2", "+nan"]
+    assert [text for _, _, text in page.tokens] == list("abcde")
+    assert Page(credit_heatmap(["a"], [0.5], signed=False, numbers=True)).text_of("number")[0].strip() == "0.5"
+    assert not Page(credit_heatmap(["a"], [0.5])).text_of("number")
+
+
+def test_methods_may_be_drawn_on_completions_of_their_own():
+    picture = credit_heatmap(
+        {"GRPO": ["a", "b"], "SRPO": ["a", "x", "y"]},
+        {"GRPO": [1.0, -1.0], "SRPO": [9.0, 0.5, 0.25]},
+        mask={"GRPO": [1, 1], "SRPO": [0, 1, 1]},
+        marks={"SRPO": {1: "reset"}},
+        outlined={"GRPO": {1: "wrong"}, "SRPO": {2: "right"}},
+        limit=1.0,
+    )
+    page = Page(picture)
+    assert [token[::2] for token in page.tokens] == [
+        ["p10", "a"], ["n10", "b"], ["masked", "a"], ["p5", "x"], ["p2", "y"]
+    ]  # fmt: skip
+    assert [label.strip() for label in page.text_of("mark")] == ["wrong", "reset", "right"]
+    # One scale for both, above them.
+    assert len(page.text_of("legend")) == 1 and picture.body.index("legend") < picture.body.index("<figure>")
+
+
+def test_short_lines_stand_side_by_side_on_a_phone():
+    for line, narrow in (("x" * 20, True), ("x" * 21, False)):
+        assert ('class="methods narrow"' in credit_heatmap(["a\n", line], [1.0, 1.0]).body) == narrow
 
 
 @pytest.mark.parametrize(
@@ -190,6 +235,8 @@ def test_white_space_and_control_characters_are_visible():
             {HOSTILE: [1.0, 2.0]},
             mask=[1, 0],
             marks={1: HOSTILE},
+            outlined={0: HOSTILE},
+            numbers=True,
             details={HOSTILE: [1.0, 2.0]},
             title=HOSTILE,
             note=HOSTILE,
@@ -231,6 +278,8 @@ def test_a_picture_shows_itself_in_a_notebook_and_saves_a_page(tmp_path):
         (dict(credit=[1.0, 2.0], mask=[1]), "mask has 1 values"),
         (dict(credit=[1.0, 2.0], details={"entropy": []}), "entropy has 0 values"),
         (dict(credit=[1.0, 2.0], marks={2: "reset"}), "marks has token 2, but there are 2 tokens"),
+        (dict(credit=[1.0, 2.0], outlined={-1: "wrong"}), "outlined has token -1, but there are 2 tokens"),
+        (dict(credit={"GRPO": [1.0, 2.0]}, marks={"GRPO": {3: "reset"}}), "marks has token 3"),
         (dict(credit=[1.0, 2.0], limit=0.0), "limit must be above 0"),
     ],
 )
@@ -278,7 +327,7 @@ def test_tree_cuts_before_the_reset_step():
     page = Page(picture)
     plain = re.sub(r"<(?!br)[^>]*>", "", picture.body)
     kept, rest = plain.split("failed from step 3 on, reward 0: dropped")
-    assert kept.endswith("kept prefix, not in the loss1 a=12 b=2")
+    assert kept.endswith("kept prefix, not trained1 a=12 b=2reset to here")
     assert rest.startswith("3 first errorc=94 #9reward 1, advantage +1.5x=3<br>#3reward 0, advantage -0.75x=4")
     assert [names[-1] for names, _ in page.texts if names[0] == "head" != names[-1]] == ["page", "page", "p10", "n5"]
 
@@ -473,9 +522,10 @@ def test_a_step_with_resets_shows_prefixes_and_trees(tiny_model, prompts, tmp_pa
     assert len(continued) == 4
     assert len({text for text in page.text_of("scale") if text}) == 1  # one scale for all completions
     marks = page.text_of("mark")
-    assert marks[:4] == ["trained from here"] * 4 and len(marks) == 5 and marks[4].startswith("named as wrong")
+    assert marks[:4] == ["trained from here"] * 4 and len(marks) == 6
+    assert marks[4] == "reset to here" and marks[5].startswith("named as wrong")
     heads = [text for names, text in page.texts if names[0] == "head" != names[-1]]
-    assert heads[:2] == ["kept prefix, not in the loss", "failed from step 3 on: dropped"]
+    assert heads[:2] == ["kept prefix, not trained", "failed from step 3 on: dropped"]
     # The tree has the rewards and the advantages of the continuations, of which the heatmaps know the advantages.
     logged = list(zip(trainer._logs["rewards"]["reward"], trainer._logs["advantages"], strict=True))
     expected = [f"reward {value:.4g}, advantage {advantage:+.4g}" for value, advantage in logged[4:]]
