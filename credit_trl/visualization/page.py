@@ -183,6 +183,7 @@ color:var(--note)}
 .credit-picture .scale{display:inline-flex;align-items:center;gap:6px;max-width:100%}
 .credit-picture .ramp{display:inline-flex;border:1px solid var(--line)}
 .credit-picture .ramp i{width:9px;height:12px}
+.credit-picture .narrow .ramp i{width:5px}
 .credit-picture .ramp .page{background:var(--page)}
 .credit-picture .swatch{display:inline-block;width:20px;height:12px;border:1px solid var(--line)}
 .credit-picture .text{font:13px/1.75 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace;
