@@ -26,8 +26,9 @@ check: $(VENV)/.installed  ## the one gate: format, lint, types, the site, both 
 	$(MAKE) test
 	$(MAKE) test-thorough
 
-docs: $(VENV)/.installed  ## the documentation as a site, in site/; a dead link fails, unless --quiet hides it
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+docs: $(VENV)/.installed  ## the documentation as a site, in site/; a dead link fails
+	$(BIN)/python -m scripts.site_sources
+	$(BIN)/zensical build --strict --clean
 
 notebooks: $(VENV)/.installed  ## run notebooks/ offline and store their outputs, some minutes on a CPU
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python scripts/run_notebooks.py
