@@ -1,4 +1,4 @@
-"""Links between the pages of the repository lead to files that exist, in the repository and in the site made from it."""
+"""Links between the pages lead to files that exist, in the repository and in the site made from it."""
 
 import re
 from pathlib import Path
