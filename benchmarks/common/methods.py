@@ -5,6 +5,7 @@ GSPO, GMPO and the reset methods average over each completion first (`loss_type=
 """
 
 import math
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +37,23 @@ class Method:
 def oracle(failed: list[FailedCompletion]) -> list[int | None]:
     """Return the testbed's truth about the first wrong step."""
     return [first_error(Problem.parse(completion.problem), completion.completion) for completion in failed]
+
+
+def noisy_oracle(hit_rate: float) -> Callable[[list[FailedCompletion]], list[int | None]]:
+    """Return a localizer that names the first wrong step with probability `hit_rate`, and otherwise a random step.
+
+    What is drawn depends on the completion alone: at a higher hit rate the answers that were right stay right.
+    """
+
+    def localizer(failed: list[FailedCompletion]) -> list[int | None]:
+        answers = []
+        for completion, truth in zip(failed, oracle(failed), strict=True):
+            draws = random.Random(f"{completion.problem} {completion.completion}")
+            hit, step = draws.random() < hit_rate, draws.randint(1, len(completion.steps))
+            answers.append(truth if hit else step)
+        return answers
+
+    return localizer
 
 
 def _of(name: str, localizer: Callable | None = None, **options: Any) -> Method:
@@ -86,4 +104,11 @@ METHODS = {
     "srpo 1x8": _srpo(1, 8),
     "srpo 1x8 oracle": _srpo(1, 8, oracle),
     "srpo 1x4 s_trace": _srpo(1, 4, name="srpo_s_trace"),
+    **{f"srpo 1x4 votes {votes}": _srpo(1, 4, localization_votes=votes) for votes in (3, 5, 9)},
+    # What a localizer is worth: hit rate 1 is the oracle above, and 0 with any failure is RRPO.
+    **{f"srpo 1x4 oracle {rate}": _srpo(1, 4, noisy_oracle(rate)) for rate in (0, 0.25, 0.5, 0.75)},
+    **{
+        f"srpo 1x4 oracle {rate} furthest": _srpo(1, 4, noisy_oracle(rate), seed_selection="furthest")
+        for rate in (0, 0.25, 0.5, 0.75)
+    },
 }
