@@ -113,6 +113,58 @@ def resets_vllm() -> str:
     return table(("method", "seconds a step", "over GRPO's"), rows)
 
 
+def phases_vllm() -> str:
+    """Return the seconds of a step that each phase of the rollout takes on one H200 with vLLM."""
+    methods = stored("cost/reset_step_vllm_h200.json")["methods"]
+    return table(
+        ("method", "base group", "localization", "continuations"),
+        [
+            (
+                title(name),
+                *(f"{phases[f'reset/seconds_{phase}']:.2f} s" for phase in ("base", "localization", "suffixes")),
+            )
+            for name in ("rrpo", "srpo")
+            for phases in [methods[name]["median_phases"]]
+        ],
+    )
+
+
+def prefix_cache() -> str:
+    """Return what vLLM's prefix cache saves of the continuations, on a CPU."""
+    cases = {"testbed": "testbed, 32 continuations", "smollm2": "SmolLM2-135M, 4 continuations"}
+    return table(
+        (
+            "case",
+            "tokens of prompts and prefixes",
+            "found in the cache",
+            "generated tokens",
+            "time with it over without",
+        ),
+        [
+            (
+                cases[row["case"]],
+                f"{row['prompt_and_prefix_tokens']:,}",
+                f"{row['hit_rate']:.0%}",
+                f"{row['generated_tokens']:,.0f}",
+                interval([row["ratio"], *row["quartiles"]], digits=2),
+            )
+            for row in stored("cost/prefix_cache_cpu.json")["rows"]
+        ],
+    )
+
+
+def plan_accuracy() -> str:
+    """Return the planner's memory over what training holds, and how much that is."""
+    rows = []
+    for name, case in stored("cost/plan_accuracy_cpu.json")["cases"].items():
+        measured = case["MiB of tensors, measured"]
+        cells = (f"{ratio:.2f} (of {measured[part]:,.0f} MiB)" for part, ratio in case["planned over measured"].items())
+        resident = f"{case['planned peak over resident']:.2f} (of {case['MiB resident, measured']:,.0f} MiB)"
+        rows.append((name, *cells, resident))
+    header = ("run", "generation, tensors", "backward, tensors", "optimizer step, tensors", "peak, resident memory")
+    return table(header, rows)
+
+
 _KINDS = ("wall", "cpu")
 
 

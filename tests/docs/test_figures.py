@@ -43,6 +43,18 @@ def test_a_place_is_filled_with_its_table():
     assert filled(filled(old)) == filled(old)
 
 
+def test_the_tables_for_the_readme():
+    """Each has a head of two lines, and a line for each method or result."""
+    lines = TABLES["methods"]("s_trace", "rrpo").splitlines()
+    assert [line.split(" | ")[1] for line in lines[2:]] == [
+        "`STraceTrainer`",
+        '`SRPOTrainer`, `localizer="random"`',
+    ]
+    lines = TABLES["headlines"]().splitlines()
+    assert len(lines) == 2 + 4
+    assert f"S-trace: {final(FRESH['long_reuse'], 's_trace')} | {final(FRESH['long_reuse'], 'grpo')} | " in lines[2]
+
+
 # --- figures within sentences ---
 
 
