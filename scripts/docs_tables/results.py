@@ -30,6 +30,18 @@ def learning_curve(setting: str) -> str:
     )
 
 
+def settings() -> str:
+    """Return what the settings of the learning curves are, and the pass rate before training."""
+    rows = []
+    for name, setting in stored(CURVES)["settings"].items():
+        fields, curve = setting["fields"], setting["methods"]["grpo"]["curves"]["completions"]
+        steps = " to ".join(map(str, sorted({fields["min_steps"], fields["max_steps"]})))
+        completions, before = f"{curve['x'][-1]:,.0f}", f"{curve['mean'][0]:.3f}"
+        rows.append((f"`{name}`", steps, str(fields["num_iterations"]), completions, before))
+    header = ("setting", "operations in a chain", "optimizer steps on a batch", "trained completions")
+    return table((*header, "pass rate before training"), rows)
+
+
 def fresh_seeds(setting: str) -> str:
     """Return what the methods that ran again in a setting do on seeds that nobody had looked at."""
     methods = stored(FRESH.format(setting))["settings"][setting]["methods"]
