@@ -21,7 +21,7 @@ def trace_fields() -> str:
     return table(
         ("field", "`STraceConfig`", "`GRPOLambdaConfig`", "type", "meaning"),
         [
-            (f"`{name}`", *(_default(of[name]) for of in methods), _type(family[name]), _meaning(family[name]))
+            (f"`{name}`", *(_default(of[name]) for of in methods), _type(TraceConfig, name), _meaning(family[name]))
             for name in TRACE_FIELDS
         ],
     )
@@ -32,7 +32,7 @@ def reset_fields() -> str:
     added = {field.name: field for field in fields(SRPOConfig)}
     return table(
         ("field", "default", "type", "meaning"),
-        [(f"`{name}`", _default(added[name]), _type(added[name]), _meaning(added[name])) for name in RESET_FIELDS],
+        [(f"`{name}`", _default(added[name]), _type(SRPOConfig, name), _meaning(added[name])) for name in RESET_FIELDS],
     )
 
 
@@ -40,9 +40,10 @@ def _default(field: Field) -> str:
     return json.dumps(field.default) if isinstance(field.default, str) else str(field.default)
 
 
-def _type(field: Field) -> str:
+def _type(config: type, name: str) -> str:
     """Return a field's type, a choice of texts by its texts; `|` would end a table's cell."""
-    written = field.type.__name__ if isinstance(field.type, type) else str(field.type)
+    annotation = config.__annotations__[name]  # a parser of the command line changes the field's own `type`
+    written = annotation.__name__ if isinstance(annotation, type) else str(annotation)
     choice = re.fullmatch(r"typing\.Literal\[(.*)\]", written)
     return choice[1].replace("'", '"').replace(", ", " or ") if choice else written.replace(" | ", " or ")
 
