@@ -104,6 +104,18 @@ def resets_cpu() -> str:
     )
 
 
+def reset_phases() -> str:
+    """Return where the CPU time of a step with reset groups goes on the testbed, beside GRPO and an earlier version."""
+    rows = []
+    for row in stored("cost/reset_phases_testbed_cpu.json")["rows"]:
+        sampling = [row.get(f"cpu sampling, {phase}", 0) for phase in ("base", "localization", "continuations")]
+        parts = [*sampling, row["cpu rest of the rollout"], row["cpu update"]]
+        over = interval(row["cpu ratio"], digits=2)
+        rows.append((title(row["method"]), *(f"{1000 * seconds:.0f} ms" for seconds in parts), over))
+    header = ("method", "base group", "localization", "continuations", "rest of the rollout", "update")
+    return table((*header, "step over GRPO's"), rows)
+
+
 def resets_vllm() -> str:
     """Return the time of a step with reset groups and with GRPO on one H200 with vLLM."""
     rows = []

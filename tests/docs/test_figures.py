@@ -165,7 +165,10 @@ def cost() -> list[str]:
         (row["kernel"], row["B"], row["T"]): row["ms"] for row in stored("cost/trace_kernels_lengths_h200.json")["rows"]
     }
     small = {row["method"]: row for row in stored("cost/reset_cost_smollm2_cpu.json")["rows"]}["srpo"]
+    phases = {row["method"]: row for row in stored("cost/reset_phases_testbed_cpu.json")["rows"]}
+    shortest = {name: phases[name]["cpu ratio without the rest"][0] for name in ("rrpo", "srpo")}
     return [
+        f"RRPO would be at {shortest['rrpo']:.2f} and SRPO at {shortest['srpo']:.2f}",
         "is {} of them (`recent`) and {} (`both`), at 128 tokens {} and {}".format(*kernels),
         f"on the testbed, {counted['steps'][0]['operations']} operations",
         f"were within {math.ceil(1e7 * max(errors))}e-7 of float64",
