@@ -7,7 +7,7 @@ DISTRIBUTED := .venv-distributed
 AUDIT := .venv-audit
 MODEL := models/SmolLM2-135M-Instruct
 
-.PHONY: train test check docs notebooks figures format test-thorough test-slow test-vllm test-distributed test-drift upstream-accept audit train-real
+.PHONY: train test check docs docs-tables notebooks figures format test-thorough test-slow test-vllm test-distributed test-drift upstream-accept audit train-real
 
 train: $(VENV)/.installed  ## S-trace on the testbed: pass rate before and after, learning curve, saved model
 	$(BIN)/python train.py
@@ -26,8 +26,12 @@ check: $(VENV)/.installed  ## the one gate: format, lint, types, the site, both 
 	$(MAKE) test
 	$(MAKE) test-thorough
 
-docs: $(VENV)/.installed  ## the documentation as a site, in site/; a dead link fails, unless --quiet hides it
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+docs: $(VENV)/.installed  ## the documentation as a site, in site/; a dead link fails
+	$(BIN)/python -m scripts.site_sources
+	$(BIN)/zensical build --strict --clean
+
+docs-tables: $(VENV)/.installed  ## the tables of the pages anew, from the stored results and from the code
+	$(BIN)/python -m scripts.docs_tables
 
 notebooks: $(VENV)/.installed  ## run notebooks/ offline and store their outputs, some minutes on a CPU
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python scripts/run_notebooks.py

@@ -1,0 +1,210 @@
+"""The figures of the pages are those of the stored results: tables by the script that writes them, sentences here."""
+
+import json
+import math
+import re
+from statistics import fmean
+
+import pytest
+
+from benchmarks.soak.run import WARMUP_BLOCKS
+from scripts.docs_tables import PAGES, PLACE, ROOT, TABLES, filled
+from scripts.docs_tables.markdown import p_value, stored, table
+
+CURVES = stored("learning_curves/learning_curves.json")
+FRESH = {
+    setting: stored(f"learning_curves/fresh_seeds/{setting}/learning_curves.json")["settings"][setting]["methods"]
+    for setting in ("rare", "long_reuse")
+}
+FIRST = {name: setting["methods"] for name, setting in CURVES["settings"].items()}
+
+
+def words(text: str) -> str:
+    """Return a text without its line breaks and list bullets, as a sentence is searched for."""
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_tables_of_a_page_are_what_the_script_writes(page):
+    text = page.read_text()
+    assert len(PLACE.findall(text)) == text.count("<!-- table:") == text.count("<!-- end of table -->")
+    assert filled(text) == text, "run `make docs-tables`"
+
+
+def test_a_table_has_no_empty_cell():
+    with pytest.raises(ValueError, match="something in each"):
+        table(("method", "rate"), [("GRPO", "")])
+
+
+def test_a_place_is_filled_with_its_table():
+    old = "before\n\n<!-- table: real_model -->\nold\n<!-- end of table -->\n\nafter"
+    assert filled(old) == (
+        f"before\n\n<!-- table: real_model -->\n\n{TABLES['real_model']()}\n\n<!-- end of table -->\n\nafter"
+    )
+    assert filled(filled(old)) == filled(old)
+
+
+def test_the_tables_for_the_readme():
+    """Each has a head of two lines, and a line for each method or result."""
+    lines = TABLES["methods"]("s_trace", "rrpo").splitlines()
+    assert [line.split(" | ")[1] for line in lines[2:]] == [
+        "`STraceTrainer`",
+        '`SRPOTrainer`, `localizer="random"`',
+    ]
+    lines = TABLES["headlines"]().splitlines()
+    assert len(lines) == 2 + 4
+    assert f"S-trace: {final(FRESH['long_reuse'], 's_trace')} | {final(FRESH['long_reuse'], 'grpo')} | " in lines[2]
+
+
+# --- figures within sentences ---
+
+
+def final(methods: dict, name: str) -> str:
+    return f"{methods[name]['pass_at_1'][0]:.3f}"
+
+
+def lead(methods: dict, name: str, figure: str = "pass_at_1") -> str:
+    return f"{methods[name][f'{figure}_minus_grpo'][0]:+.3f}"
+
+
+def p(methods: dict, name: str, figure: str = "pass_at_1") -> str:
+    return f"p = {methods[name][f'{figure}_p']:.3f}"
+
+
+def catch_up(methods: dict, name: str) -> str:
+    return f"{methods[name]['catch_up']['completions'][0]:.2f}"
+
+
+def logged(methods: dict, name: str, figure: str) -> float:
+    return methods[name]["diagnostics"][figure]
+
+
+def lead_of_half(setting: str, name: str, seeds: range) -> str:
+    """Return a method's mean lead over GRPO on some of the fresh seeds, from the single runs."""
+    runs: dict[str, dict[int, float]] = {}
+    for line in (ROOT / "benchmarks/learning_curves/runs.jsonl").read_text().splitlines():
+        run = json.loads(line)
+        tuned = f"lr {run['learning_rate']:g}" + "".join(f", {key} {value:g}" for key, value in run["options"].items())
+        if run["setting_name"] == setting and tuned == FRESH[setting].get(run["method"], {}).get("tuned"):
+            runs.setdefault(run["method"], {})[run["seed"]] = run["result"]["pass_at_1"][-1]
+    return f"{fmean(runs[name][seed] - runs['grpo'][seed] for seed in seeds):+.3f}"
+
+
+def results() -> list[str]:
+    """Return what `docs/evidence/results.md` says in sentences, with the figures of today's results."""
+    rare, reuse, long = FRESH["rare"], FRESH["long_reuse"], FIRST["long"]
+    oracle, own = "srpo 1x4 oracle furthest", "srpo 1x4 furthest"
+    comparisons = sum(len(methods) - 1 for methods in FIRST.values())
+    clipped = [
+        logged(reuse, "grpo", "clip_ratio/region_mean"),
+        logged(reuse, "s_trace", "trace/token_clip_fraction"),
+        logged(reuse, "gmpo", "trace/token_clip_fraction"),
+    ]
+    pass_rates = [f"{100 * logged(rare, oracle, f'reset/{name}_pass_rate'):.0f}%" for name in ("suffix", "base")]
+    blind = {f"{100 * logged(rare, own, f'reset/{name}_pass_rate'):.0f}%" for name in ("suffix", "base")}
+    longer = logged(rare, "grpo_lambda recent", "grad_norm") / logged(rare, "grpo", "grad_norm")
+    ahead = [name for setting in ("long", "short") for name in FIRST[setting] if float(lead(FIRST[setting], name)) > 0]
+    return [
+        f"GRPO | {ahead or 'no other method'} ends above it",
+        f"| {lead(reuse, 's_trace')} in the pass rate, and GRPO's own rate after {catch_up(reuse, 's_trace')} of its",
+        f"likely: {p(reuse, 's_trace')} on twenty fresh seeds",
+        f"perfect localizer on the testbed: p {p_value(rare[oracle]['pass_at_1_p'])} on twenty fresh seeds",
+        f"| {lead(rare, oracle)}, and GRPO's own rate after {catch_up(rare, oracle)} of its completions",
+        f"SRPO with the model's own localization ends {-rare[own]['pass_at_1_minus_grpo'][0]:.3f} below it",
+        f"| fairly: {p(rare, own)} on twenty fresh seeds",
+        f"all {CURVES['note'].split()[0]} runs in {CURVES['core_hours']:.1f} core-hours",
+        f"And of {comparisons} comparisons one or two come out below p = 0.05",
+        f"({lead(reuse, 's_trace', 'pass_at_16')}, {p(reuse, 's_trace', 'pass_at_16')})",
+        f"first ten of the twenty seeds: {lead_of_half('long_reuse', 's_trace', range(10, 20))}, against "
+        f"{lead_of_half('long_reuse', 's_trace', range(20, 30))} on the others",
+        "(GRPO {:.1f}%, S-trace {:.1f}%, GMPO {:.1f}%)".format(*(100 * value for value in clipped)),
+        f"tokens ends at {final(FIRST['long_reuse'], 'grpo top entropy')}",
+        f"P-trace ends at {final(FIRST['long_reuse'], 'p_trace')}",
+        f"continuations pass at {pass_rates[0]}, the same policy's fresh completions at {pass_rates[1]}",
+        f"both pass at {blind.pop()}" if len(blind) == 1 else "both pass alike",
+        f"gradients are {longer:.1f} times as long as GRPO's",
+        f"({lead(long, 'grpo_lambda recent', 'pass_at_16')}, {p(long, 'grpo_lambda recent', 'pass_at_16')})",
+        f"trace on the advantage ({lead(FIRST['long_reuse'], 'grpo_lambda advantage', 'pass_at_16')})",
+        f"ends at {final(long, 'grpo in fours')} on long chains",
+        f"the oracle ends at {final(long, 'srpo 1x4 oracle')}, the model's own localization at "
+        f"{final(long, 'srpo 1x4')}",
+        f"| {1 / rare[oracle]['catch_up']['completions'][0]:.1f} times with an oracle where right answers are rare",
+        f"on long chains {final(long, 'srpo 1x4')} against {final(long, 'rrpo')}, not clear",
+        f"GRPO ends at {final(FIRST['rare'], 'grpo')} on the first ten and at {final(rare, 'grpo')} on the twenty",
+    ]
+
+
+def reliability() -> list[str]:
+    """Return what `docs/evidence/reliability.md` says in sentences of the long runs."""
+    runs = stored("soak/soak_cpu.json")["results"]
+
+    def counts(figure: str) -> str:
+        seen = {value for run in runs for value in run["blocks"][figure][WARMUP_BLOCKS:]}
+        return " or ".join(f"{value:g}" for value in sorted(seen))
+
+    assert not any(run["not_finite_logged"] + run["not_finite_weights"] for run in runs)
+    return [
+        "{:,} optimizer steps of each method".format(*{run["steps"] for run in runs}),
+        "No logged figure and no weight was ever not finite.",
+        f"Each process holds {counts('open_files')} open files and {counts('threads')} threads throughout.",
+    ]
+
+
+def cost() -> list[str]:
+    """Return what `docs/evidence/cost.md` says in sentences of kernels, updates and reset groups."""
+    counted = stored("cost/operations.json")
+    operations = {(row["kernel"], row["T"]): row["operations"] for row in counted["kernels"]}
+    kernels = [operations[kernel, tokens] for tokens in (16384, 128) for kernel in ("recent", "both")]
+    errors = [
+        check[f"{name}_relative_error"]
+        for check in stored("cost/traces_h200.json")["checks"]
+        for name in ("z", "gradient")
+    ]
+    update = {row["method"]: row["update_ratio"] for row in stored("cost/traces_h200.json")["steps"]["rows"]}
+    earlier = {
+        (row["kernel"], row["B"], row["T"]): row["ms"] for row in stored("cost/trace_kernels_lengths_h200.json")["rows"]
+    }
+    small = {row["method"]: row for row in stored("cost/reset_cost_smollm2_cpu.json")["rows"]}["srpo"]
+    phases = {row["method"]: row for row in stored("cost/reset_phases_testbed_cpu.json")["rows"]}
+    shortest = {name: phases[name]["cpu ratio without the rest"][0] for name in ("rrpo", "srpo")}
+    return [
+        f"RRPO would be at {shortest['rrpo']:.2f} and SRPO at {shortest['srpo']:.2f}",
+        "is {} of them (`recent`) and {} (`both`), at 128 tokens {} and {}".format(*kernels),
+        f"on the testbed, {counted['steps'][0]['operations']} operations",
+        f"were within {math.ceil(1e7 * max(errors))}e-7 of float64",
+        f"GRPO-lambda's {update['grpo_lambda recent']:.2f} and {update['grpo_lambda both']:.2f}",
+        f"{earlier['recent', 16, 16384]:.2f} and {earlier['both', 16, 16384]:.2f} ms on such a machine",
+        f"SRPO takes {small['wall ratio'][0]:.2f} times GRPO's time for {small['generated tokens ratio'][0]:.2f} times "
+        f"its generated tokens, of which {small['localization_tokens']:.0f} a step more for localizations",
+    ]
+
+
+# What each page says in sentences, and the numbers of its sentences that were chosen or cited, not measured.
+SENTENCES = {
+    "docs/evidence/results.md": results(),
+    "docs/evidence/reliability.md": reliability(),
+    "docs/evidence/cost.md": cost(),
+}
+CHOSEN = {
+    "docs/evidence/results.md": "trace_lambda=0.9; 0.6 M parameters; p = 0.05 by chance; 95% bootstrap; about 90%; "
+    "0.45, all; 30 to 40%; 28.7% of prefixes; and 16.3%; about 0.02",
+    "docs/evidence/reliability.md": "95% bootstrap; Qwen2.5-VL",
+}
+
+
+@pytest.mark.parametrize(
+    ("page", "sentence"), [(page, sentence) for page, sentences in SENTENCES.items() for sentence in sentences]
+)
+def test_a_sentence_has_the_figures_of_the_results(page, sentence):
+    assert words(sentence) in words((ROOT / page).read_text())
+
+
+@pytest.mark.parametrize("page", CHOSEN)
+def test_no_figure_of_a_page_goes_untested(page):
+    """Every decimal and percentage outside of tables that are made stands in a sentence above, or was chosen."""
+    text = re.sub(r"\]\([^)]*\)|```.*?```", "]", PLACE.sub("", (ROOT / page).read_text()), flags=re.S)
+    text = words(text)
+    for known in (*map(words, SENTENCES[page]), *CHOSEN[page].split("; ")):
+        assert known in words((ROOT / page).read_text()), "says nothing of the page any more"
+        text = text.replace(known, "")
+    assert not re.findall(r".{30}(?<![\d.])\d+(?:\.\d+|(?=%)).{10}", text)
