@@ -102,8 +102,8 @@ METHODS = {
         SRPOTrainer,
         SRPOConfig,
         "2605.25507",
-        "half of a prompt's completions continue a failed one from the step that the model itself names as wrong, and "
-        "are compared with each other; the shared prefix is not trained",
+        "half of a prompt's completions continue a failed one from the step that the model names as wrong, and are "
+        "compared with each other",
         testbed=_TESTBED_LOCALIZATION,
     ),
     "srpo_s_trace": Method(

@@ -19,19 +19,6 @@ from credit_trl.cli import METHODS, Method
 ROOT = Path(__file__).parents[2]
 
 
-def readme_row(name: str) -> str:
-    method = METHODS[name]
-    options = "".join(f", `{option}={value!r}`" for option, value in method.options.items() if len(method.options) == 1)
-    options = options.replace("'", '"')
-    paper = f"[{method.paper}](https://arxiv.org/abs/{method.paper})"
-    return f"| `{name}` | {method.title} ({paper}) | `{method.trainer.__name__}`{options} | {method.description} |"
-
-
-def test_the_readme_has_the_table():
-    rows = re.findall(r"^\| `\w+` \|.*$", (ROOT / "README.md").read_text(), flags=re.M)
-    assert rows == [readme_row(name) for name in METHODS]
-
-
 def test_the_page_of_methods_names_every_paper():
     page = (ROOT / "docs" / "methods" / "index.md").read_text()
     for method in METHODS.values():
