@@ -27,5 +27,5 @@ def advised(message: str) -> str:
     """Return `message`, with what to do about it where `ADVICE` knows."""
     for piece, advice in ADVICE.items():
         if piece in message:
-            return f"{message.rstrip('.! \n')}. {advice}"
+            return f"{message.rstrip().rstrip('.!')}. {advice}"
     return message

@@ -61,7 +61,7 @@ def read_settings(path: str, recipes: Path | None = None) -> dict[str, Any]:
         place = str(error).replace('in "<unicode string>", ', "in ")
         raise UsageError(f"{path} is no valid YAML: {place}{tabs}") from error
     if settings is None:
-        raise UsageError(f"{path} is empty: it must hold lines such as `learning_rate: 1e-6`")
+        raise UsageError(f"{path} is empty: it must hold lines of the form option: value")
     if not isinstance(settings, dict):
         raise UsageError(
             f"{path} must hold a mapping of option: value, and holds a {type(settings).__name__}: write one option a "
