@@ -84,8 +84,8 @@ class CreditTrainer(GRPOTrainer):
             args = self.config_class.sharing(args)
         args.check_options()  # fields may have been set since the config was made
         check_prompts(keywords.get("train_dataset"))
+        keywords["callbacks"] = [*(keywords.get("callbacks") or ()), FirstSigns()]
         super().__init__(model, reward_funcs, args=args, **keywords)
-        self.add_callback(FirstSigns)
 
     def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
         self.args.check_options()  # fields may have been set since the trainer was built
