@@ -5,26 +5,34 @@ from pathlib import Path
 from typing import Any
 
 from credit_trl.cli.evaluation_arguments import EvaluationArguments, parse
-from credit_trl.cli.usage import UsageError, one_line, usage_errors
+from credit_trl.cli.usage import UsageError, from_hub, memory_advice, one_line, usage_errors
 from credit_trl.evaluation.report import check_settings, fingerprint, summarize, write_results
 from credit_trl.evaluation.run import evaluate_problems, named_scorer
 from credit_trl.evaluation.tasks import load_benchmark, scorer_of
 from credit_trl.generation.engines import Engine, TransformersEngine, VLLMEngine
 from credit_trl.visualization.curves import pass_at_k_curve
 
+MEMORY_ADVICE = (
+    "The memory is full. Less is needed with a smaller batch_size or max_completion_length, with --dtype bfloat16, or "
+    "with --engine vllm, where gpu_memory_utilization is the share that it takes."
+)
+
 
 def make_engine(args: EvaluationArguments) -> Engine:
     common = dict(revision=args.revision, dtype=args.dtype, trust_remote_code=args.trust_remote_code)
-    with usage_errors(ValueError, OSError, ImportError):  # no such model, or no vLLM
-        if args.engine == "vllm":
-            return VLLMEngine(
-                args.model,
-                tensor_parallel_size=args.tensor_parallel_size,
-                gpu_memory_utilization=args.gpu_memory_utilization,
-                seed=args.seed,
-                **common,
-            )
-        return TransformersEngine.load(args.model, batch_size=args.batch_size, **common)
+    try:
+        with usage_errors(ValueError, ImportError):  # no vLLM
+            if args.engine == "vllm":
+                return VLLMEngine(
+                    args.model,
+                    tensor_parallel_size=args.tensor_parallel_size,
+                    gpu_memory_utilization=args.gpu_memory_utilization,
+                    seed=args.seed,
+                    **common,
+                )
+            return TransformersEngine.load(args.model, batch_size=args.batch_size, **common)
+    except OSError as error:  # no such model
+        raise from_hub("model", args.model, error) from error
 
 
 def evaluate(args: EvaluationArguments) -> dict[str, dict[str, Any]]:
@@ -68,6 +76,7 @@ def evaluate(args: EvaluationArguments) -> dict[str, dict[str, Any]]:
     return results
 
 
+@memory_advice(MEMORY_ADVICE)
 def main() -> None:
     try:
         args = parse(sys.argv[1:])

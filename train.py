@@ -6,12 +6,13 @@ from pathlib import Path
 
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, ProgressCallback
-from transformers.integrations import get_reporting_integration_callbacks
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, get_peft_config, get_quantization_config
 
+from credit_trl.base.data_checks import check_fills_a_batch
 from credit_trl.cli.arguments import RunArguments, parse
+from credit_trl.cli.checks import MEMORY_ADVICE, check_before_loading
 from credit_trl.cli.methods import METHODS
-from credit_trl.cli.usage import UsageError, check_model_folder, one_line, usage_errors
+from credit_trl.cli.usage import UsageError, check_model_folder, from_hub, memory_advice, one_line, usage_errors
 from credit_trl.evaluation.run import engine_pass_rate
 from credit_trl.generation.trainer_engine import TrainerEngine
 from credit_trl.rewards import RewardFunction, check_rewards, reward_warning
@@ -19,23 +20,6 @@ from credit_trl.rewards.registry import check_columns, load_reward
 from credit_trl.visualization.curves import RewardProgress, learning_curve
 
 TESTBED = Path(__file__).parent / "recipes" / "testbed.yaml"
-
-
-def check_before_loading(training_args: GRPOConfig) -> None:
-    """Raise `UsageError` for what would otherwise fail once model and data are there."""
-    checkpoint = training_args.resume_from_checkpoint
-    if isinstance(checkpoint, str) and not Path(checkpoint).is_dir():
-        raise UsageError(
-            f"there is no checkpoint {checkpoint}: give the folder of one, such as "
-            f"{training_args.output_dir}/checkpoint-100"
-        )
-    try:
-        with usage_errors(ValueError):  # no such place to report to
-            reporters = get_reporting_integration_callbacks(training_args.report_to)
-        for reporter in reporters:
-            reporter()
-    except RuntimeError as error:
-        raise UsageError(f"report_to: {error}") from error
 
 
 def load_tokenizer(model_args: ModelConfig, training_args: GRPOConfig) -> PreTrainedTokenizerBase:
@@ -51,7 +35,7 @@ def load_tokenizer(model_args: ModelConfig, training_args: GRPOConfig) -> PreTra
             truncation_side="left",
         )
     except (ValueError, OSError) as error:  # transformers does not always say of which model it speaks
-        raise UsageError(f"cannot load the tokenizer of {name}: {error}") from error
+        raise from_hub("tokenizer of", name, error) from error
     # What transformers makes of a folder with a model and no tokenizer knows special tokens alone.
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise UsageError(f"there is no tokenizer in {name}: save it there with tokenizer.save_pretrained")
@@ -66,6 +50,11 @@ def load_problems(run_args: RunArguments, conversational: bool) -> tuple[Dataset
     train_dataset = run_args.load(run_args.dataset_train_split, run_args.dataset_size, conversational)
     with usage_errors(ValueError):
         check_columns(rewards, train_dataset.column_names)
+    if not conversational and any(isinstance(prompt, list) for prompt in train_dataset[:1]["prompt"]):
+        raise UsageError(
+            f"the prompts of {run_args.dataset_name} are messages, and the model's tokenizer has no chat template: "
+            "take a model made for chat, or prompts that are text"
+        )
     return train_dataset, rewards
 
 
@@ -105,6 +94,8 @@ def make_trainer(
             quantization_config=get_quantization_config(model_args),
             peft_config=get_peft_config(model_args),
         )
+    with usage_errors(ValueError):
+        check_fills_a_batch(trainer)
     if run_args.eval_pass_rate and (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
         raise UsageError("eval_pass_rate needs the whole model on every process, and DeepSpeed and FSDP split it")
     return trainer
@@ -127,6 +118,7 @@ def measure(trainer: GRPOTrainer, run_args: RunArguments, when: str) -> None:
     trainer.accelerator.print(f"pass rate {when} training: {rate:.3f} ({problems}, {name} = 1)")
 
 
+@memory_advice(MEMORY_ADVICE)
 def main() -> None:
     try:
         run_args, model_args, training_args = parse(sys.argv[1:], TESTBED)

@@ -1,6 +1,8 @@
 """Name the reward function and the completion where a reward is no number: TRL's own error names neither."""
 
+import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -11,22 +13,45 @@ from trl.trainer.utils import is_async_callable
 def checked(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     """Return `function`, a reward function in TRL's signature, with its rewards checked; a reward model as it is.
 
-    Raises `TypeError` where the rewards are not a sequence, or one of them is neither a number nor None. TRL itself
-    says how many rewards there must be.
+    Raises `TypeError` where the function does not take its arguments, the rewards are not a sequence, or one of them is
+    neither a number nor None. TRL itself says how many rewards there must be.
     """
     if isinstance(function, nn.Module):
         return function
     if is_async_callable(function):
 
         async def awaited(**columns):
-            return check_rewards(await function(**columns), name)
+            try:
+                rewards = await function(**columns)
+            except TypeError as error:
+                explain_arguments(function, name, columns, error)
+                raise
+            return check_rewards(rewards, name)
 
         return awaited
 
     def called(**columns):
-        return check_rewards(function(**columns), name)
+        try:
+            rewards = function(**columns)
+        except TypeError as error:
+            explain_arguments(function, name, columns, error)
+            raise
+        return check_rewards(rewards, name)
 
     return called
+
+
+def explain_arguments(function: Callable[..., Any], name: str, columns: dict[str, Any], error: TypeError) -> None:
+    """Raise `TypeError` with what to do if `error` says that `function` does not take the arguments `columns`."""
+    with suppress(ValueError):  # a function in C may have no signature
+        try:
+            inspect.signature(function).bind(**columns)
+        except TypeError as mismatch:
+            raise TypeError(
+                f"The reward function '{name}' does not take what it is called with: {mismatch}. It gets "
+                f"{', '.join(columns)}. Columns of the data set go by their names, so rename the column that it needs "
+                "(rename_column), and let it take the others as **kwargs."
+            ) from error
 
 
 def check_rewards(rewards: Any, name: str) -> list:

@@ -12,6 +12,8 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import get_config_model_id
 
 from .config import CreditConfig
+from .data_checks import check_fills_a_batch, check_prompts
+from .first_signs import FirstSigns
 from .reward_checks import checked
 from .weights import load_as_saved, not_loaded
 
@@ -52,8 +54,9 @@ class CreditTrainer(GRPOTrainer):
     All other arguments are those of `trl.GRPOTrainer`, by keyword or in TRL's order. Resuming is TRL's; subclasses mix
     in `ExactResumeMixin` to resume to the bit.
 
-    Raises `ValueError` for a configuration of another method, for options that cannot work, on rewards that are no
-    numbers, and for checkpoints that lack weights of the model.
+    Raises `ValueError` for a configuration of another method, for options that cannot work, for data without a column
+    `prompt` or with fewer prompts than a batch, and for checkpoints that lack weights of the model; `TypeError` on
+    rewards that are no numbers.
     """
 
     config_class: type[CreditConfig] = CreditConfig
@@ -80,10 +83,13 @@ class CreditTrainer(GRPOTrainer):
                 )
             args = self.config_class.sharing(args)
         args.check_options()  # fields may have been set since the config was made
+        check_prompts(keywords.get("train_dataset"))
+        keywords["callbacks"] = [*(keywords.get("callbacks") or ()), FirstSigns()]
         super().__init__(model, reward_funcs, args=args, **keywords)
 
     def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
         self.args.check_options()  # fields may have been set since the trainer was built
+        check_fills_a_batch(self)
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     # --- samples and rewards ---

@@ -1,12 +1,10 @@
 """Define the options of `train.py`, and read them from a recipe and the command line."""
 
 import argparse
-import difflib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
 from datasets import Dataset
 from trl import GRPOConfig, ModelConfig
 
@@ -16,7 +14,8 @@ from ..rewards.registry import REWARDS
 from ..testbed import BASE_MODEL
 from .help import USAGE, Parser
 from .methods import METHODS
-from .usage import UsageError, read_mapping, usage_errors
+from .recipe import config_of, read_settings, set_defaults
+from .usage import UsageError, from_hub, read_mapping, refuse_unknown, usage_errors
 
 
 @dataclass
@@ -95,20 +94,23 @@ class RunArguments:
         assert self.dataset_name is not None and not isinstance(
             self.dataset_kwargs, str
         )  # as __post_init__ leaves them
-        with usage_errors(ValueError, OSError, ImportError):  # OSError: no such file, or no hub
-            return load_data(
-                self.dataset_name,
-                split=split,
-                config=self.dataset_config,
-                size=size,
-                seed=self.dataset_seed,
-                prompt_column=self.prompt_column,
-                answer_column=self.answer_column,
-                instruction=self.instruction,
-                conversational=conversational,
-                dataset_kwargs=self.dataset_kwargs,
-                reward=next((name for name in self.reward_funcs or () if name in GOLDS), None),
-            )
+        try:
+            with usage_errors(ValueError, ImportError):
+                return load_data(
+                    self.dataset_name,
+                    split=split,
+                    config=self.dataset_config,
+                    size=size,
+                    seed=self.dataset_seed,
+                    prompt_column=self.prompt_column,
+                    answer_column=self.answer_column,
+                    instruction=self.instruction,
+                    conversational=conversational,
+                    dataset_kwargs=self.dataset_kwargs,
+                    reward=next((name for name in self.reward_funcs or () if name in GOLDS), None),
+                )
+        except OSError as error:  # no such file, or no hub
+            raise from_hub("data set", self.dataset_name, error) from error
 
 
 def parse(argv: list[str], testbed_recipe: Path) -> tuple[RunArguments, ModelConfig, GRPOConfig]:
@@ -120,27 +122,27 @@ def parse(argv: list[str], testbed_recipe: Path) -> tuple[RunArguments, ModelCon
 
     Raises `UsageError` for what the command line or the YAML file has wrong.
     """
+    config, rest = config_of(argv, USAGE)
     first = argparse.ArgumentParser(usage=USAGE, add_help=False, allow_abbrev=False)
-    first.add_argument("--config")
     first.add_argument("--method", choices=METHODS)
-    known, rest = first.parse_known_args(argv)
+    known, rest = first.parse_known_args(rest)
     peek = argparse.ArgumentParser(usage=USAGE, add_help=False, allow_abbrev=False)
     peek.add_argument("--dataset_name", "--dataset-name")
     peek.add_argument("--model_name_or_path", "--model-name-or-path")
     peek.add_argument("--check_rewards", "--check-rewards", nargs="?", const="true", default="false")
     named, _ = peek.parse_known_args(rest)
-    if known.config is None and named.dataset_name in (None, "testbed") and named.model_name_or_path is None:
-        known.config = str(testbed_recipe)
-    settings = read_settings(known.config) if known.config is not None else {}
+    if config is None and named.dataset_name in (None, "testbed") and named.model_name_or_path is None:
+        config = str(testbed_recipe)
+    settings = read_settings(config, testbed_recipe.parent) if config is not None else {}
     problems = named.dataset_name or settings.get("dataset_name")
     model = named.model_name_or_path or settings.get("model_name_or_path")
     on_testbed = problems == "testbed" and model is None
     name = settings["method"] = known.method or settings.get("method", "s_trace")
     if name not in list(METHODS):
-        raise UsageError(f"{known.config}: method must be one of {', '.join(METHODS)}, got {name!r}")
+        raise UsageError(f"{config}: method must be one of {', '.join(METHODS)}, got {name!r}")
     method = METHODS[name]
     of_some = read_mapping("method_options", settings.pop("method_options", None)) or {}
-    refuse_unknown([f"--{option}" for option in of_some if not owners_of(option)], name)
+    refuse([f"--{option}" for option in of_some if not owners_of(option)], name)
     settings = {option: value for option, value in of_some.items() if option in option_names(name)} | settings
 
     if named.check_rewards.lower() == "true":  # a look needs no GPU
@@ -149,12 +151,12 @@ def parse(argv: list[str], testbed_recipe: Path) -> tuple[RunArguments, ModelCon
     parser = Parser(argument_classes(name), sections_of(name))
     defaults = method.options | method.defaults | (method.testbed if on_testbed else {})
     parser.set_defaults_with_config(output_dir="runs/{method}-{model}", **defaults)
-    unknown = parser.set_defaults_with_config(**settings)
+    refuse(set_defaults(parser, settings, argument_classes(name), str(config)), name)
     with usage_errors(ValueError, OSError, ImportError):  # what the configurations refuse, and packages they lack
         run_args, model_args, training_args, unused = parser.parse_args_into_dataclasses(
             rest, return_remaining_strings=True
         )
-    refuse_unknown([*unknown, *unused], name)
+    refuse(unused, name)
 
     model_name = Path(model_args.model_name_or_path or "testbed").name
     training_args.output_dir = training_args.output_dir.replace("{method}", name).replace("{model}", model_name)
@@ -171,36 +173,10 @@ def parse(argv: list[str], testbed_recipe: Path) -> tuple[RunArguments, ModelCon
     return run_args, model_args, training_args
 
 
-def read_settings(path: str) -> dict[str, Any]:
-    """Return the mapping that the YAML file at `path` holds."""
-    try:
-        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(str(error)) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is no valid YAML: {error}") from error
-    if not isinstance(settings, dict):
-        raise UsageError(f"{path} must hold a mapping of option: value, and holds a {type(settings).__name__}")
-    return settings
-
-
-def refuse_unknown(words: list[str], method: str) -> None:
-    """Raise `UsageError` for words that the parser of `method` left over, and suggest the option that was meant."""
-    if not words:
-        return
-    if not words[0].startswith("--"):
-        meant = "--config" if words[0].endswith((".yaml", ".yml")) else "--OPTION"
-        raise UsageError(f"{words[0]!r} belongs to no option; did you mean {meant} {words[0]}?")
-    option = words[0].removeprefix("--").partition("=")[0]
-    owners = owners_of(option)
-    close = difflib.get_close_matches(option, option_names(method), n=1)
-    if owners:
-        hint = f"it belongs to {', '.join(owners)}"
-    elif close:
-        hint = f"did you mean {close[0]}?"
-    else:
-        hint = f"see python train.py --method {method} --help"
-    raise UsageError(f"there is no option {option!r} with --method {method}; {hint}")
+def refuse(words: list[str], method: str) -> None:
+    """Raise `UsageError` for `words` that the parser of `method` left over."""
+    owners = owners_of(words[0].removeprefix("--").partition("=")[0]) if words else []
+    refuse_unknown(words, option_names(method), f" with --method {method}", owners)
 
 
 def argument_classes(method: str) -> tuple[type, type, type]:

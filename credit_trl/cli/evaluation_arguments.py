@@ -1,6 +1,6 @@
 """Define and read the options of `evaluate.py`."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,9 @@ from ..data.reasoning_gym import REASONING_GYM
 from ..evaluation.tasks import BENCHMARKS, MADE, scorer_of
 from ..generation.engines import Sampling
 from ..testbed import BASE_MODEL
-from .usage import UsageError, check_model_folder, read_mapping, usage_errors
+from .checks import check_output
+from .recipe import config_of, read_settings, set_defaults
+from .usage import UsageError, check_model_folder, read_mapping, refuse_unknown, usage_errors
 
 USAGE = "python evaluate.py [--model MODEL] [--benchmarks NAME ...] [--config FILE.yaml] [--OPTION VALUE ...]"
 DESCRIPTION = "Measure a language model on the papers' benchmarks."
@@ -57,7 +59,10 @@ class EvaluationArguments:
     seed: int = field(
         default=0, metadata={"help": "Seed of the sampling, the choice of problems and the problems made."}
     )
-    dtype: str = field(default="auto", metadata={"help": "Type of the weights, such as bfloat16."})
+    dtype: str = field(
+        default="auto",
+        metadata={"help": "Type of the weights.", "choices": ["auto", "bfloat16", "float16", "float32"]},
+    )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
     chunk_size: int = field(
         default=32, metadata={"help": "Problems sampled and kept together; an interrupted run loses at most one chunk."}
@@ -67,6 +72,8 @@ class EvaluationArguments:
     gpu_memory_utilization: float = field(default=0.9, metadata={"help": "Share of the GPU's memory for vllm."})
 
     def __post_init__(self):
+        if isinstance(self.benchmarks, str):  # in YAML a single name needs no brackets
+            self.benchmarks = [self.benchmarks]
         if self.k < 1 or self.chunk_size < 1 or self.batch_size < 1 or (self.limit is not None and self.limit < 1):
             raise UsageError("k, limit, chunk_size and batch_size must be at least 1")
         if self.temperature == 0 and self.k > 1:
@@ -85,6 +92,7 @@ class EvaluationArguments:
         self.output = self.output.replace("{model}", model_name)
         self.model = str(BASE_MODEL) if self.model is None else self.model
         check_model_folder(self.model)
+        check_output("output", self.output)
 
     def settings(self) -> dict[str, Any]:
         """Return what decides the completions of given problems. A run goes on only with the settings it began with."""
@@ -106,7 +114,12 @@ class EvaluationArguments:
 def parse(argv: list[str]) -> EvaluationArguments:
     """Return the arguments. Raises `UsageError` for what the command line or the YAML file has wrong."""
     groups: list[Any] = [EvaluationArguments]
+    config, rest = config_of(argv, USAGE)
     parser = TrlParser(groups, usage=USAGE, description=DESCRIPTION)
-    with usage_errors(ValueError, OSError):  # an option of the file that does not exist, or no such file
-        (arguments,) = parser.parse_args_and_config(argv)
+    names = [spec.name for spec in fields(EvaluationArguments)]
+    if config is not None:
+        refuse_unknown(set_defaults(parser, read_settings(config), groups, config), names)
+    with usage_errors(ValueError):
+        arguments, unused = parser.parse_args_into_dataclasses(rest, return_remaining_strings=True)
+    refuse_unknown(unused, names)
     return arguments

@@ -4,6 +4,7 @@
 hub. What the columns of some thirty public ones mean is known (`known`).
 """
 
+import codecs
 import re
 import warnings
 from pathlib import Path
@@ -191,14 +192,27 @@ def read_rows(name: str, split: str, config: str | None, options: dict[str, Any]
         raise ValueError(f"there is no file or folder {name}")
     if path.is_file() and path.suffix not in FORMATS:
         raise ValueError(f"cannot read {name}: expected one of {', '.join(FORMATS)}")
-    if path.is_file() and path.stat().st_size == 0:
-        raise ValueError(f"{name} is empty")
+    if path.is_file():
+        _check_format(path)
     try:
         if path.is_file():
             return _call(name, load_dataset, FORMATS[path.suffix], data_files=name, split=split, **options)
         return _call(name, load_dataset, name, config, split=split, **options)
     except DatasetGenerationError as error:
         raise ValueError(f"cannot read {name}: {error.__cause__ or error}") from error
+
+
+def _check_format(path: Path) -> None:
+    """Raise `ValueError` where a local file is empty, or not what its name says."""
+    with path.open("rb") as file:
+        head = file.read(4)
+    if not head:
+        raise ValueError(f"{path} is empty")
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError(f"{path} is UTF-16 text: save it as UTF-8")
+    if (head == b"PAR1") != (path.suffix == ".parquet"):
+        kind = "a parquet file" if head == b"PAR1" else "no parquet file"
+        raise ValueError(f"{path} is {kind}: give it the ending of its format ({', '.join(FORMATS)})")
 
 
 def _flatten(dataset: Dataset, column: str | None) -> Dataset:

@@ -41,6 +41,8 @@ def load_reward(name: str) -> RewardFunction:
             f"unknown reward function {name!r}: use one of {', '.join(REWARDS)}, or the dotted path of your own, "
             "such as my_package.my_module.my_reward"
         )
+    if function_name == "py":
+        raise ValueError(f"{name!r} is a file: name a function in it, such as {module_name}.my_reward")
     if function_name.startswith("_") or not all(part.isidentifier() for part in name.split(".")):
         raise ValueError(
             f"{name!r} is no dotted path of a public function: write it as you would import it, such as "
@@ -49,6 +51,11 @@ def load_reward(name: str) -> RewardFunction:
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except (ModuleNotFoundError, AttributeError) as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None and not f"{module_name}.".startswith(f"{missing}."):
+            raise ValueError(
+                f"cannot load the reward function {name!r}: {module_name} imports {missing!r}, which is not installed"
+            ) from error
         raise ValueError(
             f"cannot load the reward function {name!r}: {error}. A dotted path must be importable from where you start "
             "Python"

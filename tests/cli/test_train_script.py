@@ -19,7 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import train
 from credit_trl import SRPOTrainer, STraceConfig, TraceTrainer
 from credit_trl.cli import METHODS
-from credit_trl.cli.arguments import option_names, own_options, read_settings
+from credit_trl.cli.arguments import option_names, own_options
+from credit_trl.cli.recipe import read_settings
 from credit_trl.data.loading import TEST_SEED_OFFSET
 from credit_trl.resets.config import RESET_FIELDS
 from credit_trl.testbed import BASE_MODEL, make_dataset
@@ -343,7 +344,7 @@ ON_TINY = ["--model_name_or_path", "{model}", *CPU]
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config", "nowhere.yaml"], "No such file or directory: 'nowhere.yaml'"),
+        (["--config", "nowhere.yaml"], "there is no file nowhere.yaml in "),
         (["--config", "{list}"], "must hold a mapping of option: value, and holds a list"),
         (["--config", "{broken}"], "is no valid YAML"),
         (["--config", "{sarsa}"], f"must be one of {', '.join(METHODS)}, got 'sarsa'"),
@@ -375,7 +376,7 @@ ON_TINY = ["--model_name_or_path", "{model}", *CPU]
             "cannot load the reward function 'nowhere.reward': No module named",
         ),
         (["recipes/qwen3_8b.yaml"], "did you mean --config recipes/qwen3_8b.yaml?"),
-        (["--config", "{binary}"], "is no valid YAML: 'utf-8' codec"),
+        (["--config", "{binary}"], "binary.yaml is no UTF-8 text: save it as UTF-8"),
         (["--config", "{methods}"], f"must be one of {', '.join(METHODS)}, got ['srpo']"),
         (["--dataset_kwargs", "[1]", *CPU], "dataset_kwargs must be a mapping of option: value, got [1]"),
         (["--dataset_kwargs", '{{"max_stepz": 5}}', *CPU], "unexpected keyword argument 'max_stepz'"),
@@ -399,11 +400,11 @@ ON_TINY = ["--model_name_or_path", "{model}", *CPU]
         ),
         (
             ["--dataset_name", "nobody/nothing", "--model_name_or_path", "{model}", *CPU],
-            "Couldn't reach 'nobody/nothing' on the Hub",
+            "cannot load the data set nobody/nothing, which is no path in ",
         ),
         (
             ["--model_name_or_path", "nobody/nothing", "--dataset_name", "testbed", *CPU],
-            "cannot load the tokenizer of nobody/nothing: ",
+            "cannot load the tokenizer of nobody/nothing, which is no path in ",
         ),
         (
             ["--model_name_or_path", "{bare}", "--dataset_name", "testbed", *CPU],
@@ -417,7 +418,7 @@ ON_TINY = ["--model_name_or_path", "{model}", *CPU]
             ["--attn_implementation", "flash_attention_2", *CPU],
             "package for FlashAttention2 doesn't seem to be installed",
         ),
-        (["--output_dir", "{empty}", *CPU], "File exists: "),
+        (["--output_dir", "{empty}", *CPU], "empty.jsonl is a file: choose another folder"),
     ],
 )
 @pytest.mark.usefixtures("offline")

@@ -2,16 +2,12 @@
 
 import inspect
 import re
-import shlex
-import sys
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from trl import GRPOConfig
 from trl.trainer import grpo_trainer
 
-import train
 from credit_trl import (
     GRPOLambdaConfig,
     GRPOLambdaTrainer,
@@ -19,12 +15,11 @@ from credit_trl import (
     SRPOTrainer,
     STraceConfig,
     STraceTrainer,
-    TraceConfig,
 )
 from credit_trl.testbed import BASE_MODEL, LOCALIZATION_TEMPLATE, make_dataset
 from credit_trl.testbed.arithmetic import answer_reward
 from credit_trl.traces import metrics
-from tests.helpers.training import QUIET_ON_CPU, digit_reward
+from tests.helpers.training import QUIET_ON_CPU
 
 DOCS = Path(__file__).parents[2] / "docs"
 METRICS = set(re.findall(r"^\| `([^`]+)` \|", (DOCS / "reference" / "metrics.md").read_text(), flags=re.M))
@@ -64,59 +59,6 @@ def test_the_metrics_in_the_sources_are_those_of_the_page():
     page = (DOCS / "reference" / "metrics.md").read_text().split("## TRL's own")[1].split("\n## ")[0]
     lines = set(re.findall(r"^\| `([^`]+)` \|", page, flags=re.M))
     assert lines == with_any_reward(of_trl) | {"loss", "profiling/Time taken: <function>"}  # logged by other ways
-
-
-def one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-COMMANDS = re.findall(
-    r"^\$ python (.+?)\n(.*?)^```", (DOCS / "guides" / "troubleshooting.md").read_text(), flags=re.M | re.S
-)
-CALLS = re.findall(r"^>>> (.+?)\n(.*?)^```", (DOCS / "guides" / "troubleshooting.md").read_text(), flags=re.M | re.S)
-
-
-def test_the_page_has_messages():
-    assert len(COMMANDS) > 15
-    assert len(CALLS) > 3
-
-
-@pytest.mark.parametrize(("command", "message"), COMMANDS)
-@pytest.mark.usefixtures("offline")
-def test_a_command_is_answered_as_the_page_says(command, message, tmp_path, monkeypatch, capsys):
-    (tmp_path / "problems.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n')
-    (tmp_path / "typo.yaml").write_text("dataset_name: testbed\ntrace_lamda: 0.9\n")
-    monkeypatch.chdir(tmp_path)
-    # A model for the commands that need one, and what lets every test here run on a CPU.
-    words = shlex.split(command.replace("path/to/model", str(BASE_MODEL)))
-    monkeypatch.setattr(sys, "argv", [*words, "--bf16", "false", "--use_cpu", "true"])
-    with pytest.raises(SystemExit) as stopped:
-        train.main()
-    shown = stopped.value.code if isinstance(stopped.value.code, str) else capsys.readouterr().err
-    assert one_line(shown).endswith(one_line(message))
-
-
-@pytest.mark.parametrize(("call", "message"), CALLS)
-def test_a_call_is_answered_as_the_page_says(call, message, tiny_model, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    cpu = dict(use_cpu=True, bf16=False)
-    names = {
-        config.__name__: config for config in (STraceConfig, GRPOLambdaConfig, SRPOConfig, TraceConfig, GRPOConfig)
-    }
-    on_cpu = {name: lambda *given, made=made, **options: made(*given, **cpu | options) for name, made in names.items()}
-    scope = dict(
-        STraceTrainer=STraceTrainer,
-        SRPOTrainer=SRPOTrainer,
-        model=tiny_model,
-        reward=digit_reward,
-        data=make_dataset(4),
-        oracle=len,
-        tool=len,
-        **on_cpu,
-    )
-    with pytest.raises(Exception) as raised:  # noqa: PT011  # the page says which
-        eval(call, scope)
-    assert one_line(f"{raised.type.__name__}: {raised.value}") == one_line(message)
 
 
 @pytest.mark.parametrize(

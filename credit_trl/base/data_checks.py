@@ -1,0 +1,33 @@
+"""Refuse data from which no batch can be made: TRL ends such a run in a `KeyError`, or without having trained."""
+
+from collections.abc import Sized
+from typing import Any
+
+from datasets import Dataset
+from trl import GRPOTrainer
+
+
+def check_prompts(train_dataset) -> None:
+    """Raise `ValueError` if the columns of `train_dataset` are known and `prompt` is not among them.
+
+    A transform (`set_transform`) makes columns as rows are read, which are not known before.
+    """
+    columns = train_dataset.column_names if isinstance(train_dataset, Dataset) else []
+    if columns and "prompt" not in columns and train_dataset.format["type"] != "custom":
+        raise ValueError(
+            f"train_dataset has no column 'prompt'. It has {', '.join(columns)}: rename the one that has the problem, "
+            f"as in train_dataset.rename_column({columns[0]!r}, 'prompt')."
+        )
+
+
+def check_fills_a_batch(trainer: GRPOTrainer) -> None:
+    """Raise `ValueError` if there are fewer prompts than a generation batch has: TRL drops what fills no batch."""
+    args: Any = trainer.args
+    data, prompts = trainer.train_dataset, args.generation_batch_size // trainer.num_generations
+    if isinstance(data, Sized) and len(data) < prompts:
+        raise ValueError(
+            f"The training data have {len(data)} prompts, and a generation batch takes {prompts} different ones "
+            f"(generation_batch_size={args.generation_batch_size} completions, num_generations="
+            f"{trainer.num_generations} of each), so that nothing would be trained. Use more data, a smaller "
+            "per_device_train_batch_size or steps_per_generation, or a larger num_generations."
+        )
