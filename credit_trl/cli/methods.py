@@ -46,14 +46,14 @@ METHODS = {
     # TRL's defaults stay, with which the methods are compared. The paper's are beta 0.04, loss_type "grpo" (a mean over
     # each completion), 64 completions of a prompt, a learning rate of 1e-6 and one update on a batch.
     "grpo": Method(
-        "GRPO", GRPOTrainer, GRPOConfig, "2402.03300", "its completion's advantage, the same for every token"
+        "GRPO", GRPOTrainer, GRPOConfig, "2402.03300", "advantage of its completion, the same for every token"
     ),
     "gspo": Method(
         "GSPO",
         GRPOTrainer,
         GRPOConfig,
         "2507.18071",
-        "GRPO's, under one ratio for the whole completion",
+        "as GRPO, with one importance ratio for the whole completion",
         options={"importance_sampling_level": "sequence", "loss_type": "grpo"},
         # The paper's, which makes four updates on a batch.
         defaults={"epsilon": 3e-4, "epsilon_high": 4e-4},
@@ -67,16 +67,16 @@ METHODS = {
         GRPOLambdaTrainer,
         GRPOLambdaConfig,
         "2510.00194",
-        "its ratio becomes the decaying product of the ratios up to it (lambda 0.99); negative advantages are floored "
-        "at -0.1",
+        "as GRPO, but its importance ratio becomes the product of all ratios up to it, with exponents that decay with "
+        "distance (lambda 0.99); negative advantages are raised to at least -0.1",
     ),
     "p_trace": Method(
         "P-trace",
         STraceTrainer,
         STraceConfig,
         "2605.05965",
-        "its ratio becomes the decaying geometric mean of the ratios up to it (lambda 0.99), each kept in its own "
-        "trust region",
+        "as GRPO, but its importance ratio becomes the geometric mean of all ratios up to it, with weights that decay "
+        "with distance (lambda 0.99); each ratio is clipped before the mean",
         options={"trace_entropy_fraction": 1.0},
     ),
     # Random steps, 1x4 and a mean over each completion are the paper's. See recipes/srpo_reference.yaml for the rest.
@@ -85,7 +85,7 @@ METHODS = {
         SRPOTrainer,
         SRPOConfig,
         "2605.25507",
-        "SRPO's, from a random step",
+        "as SRPO, but restarted before a random step",
         options={"localizer": "random"},
     ),
     # The mask on low-entropy tokens is the paper's; the fraction 0.2 is from arXiv 2506.01939, the rest our reading.
@@ -94,7 +94,7 @@ METHODS = {
         STraceTrainer,
         STraceConfig,
         "2605.05965",
-        "P-trace's, of the 20% of tokens with the highest entropy",
+        "as P-trace, but the mean is over the 20% of tokens with the highest entropy",
     ),
     # The question to the policy, 1x4 and a mean over each completion are the paper's, as for RRPO.
     "srpo": Method(
@@ -102,8 +102,8 @@ METHODS = {
         SRPOTrainer,
         SRPOConfig,
         "2605.25507",
-        "half of a prompt's completions continue a failed one from the step that the model names as wrong, and are "
-        "compared with each other",
+        "advantage of its completion in its group; half of a prompt's completions form a group that restarts a failed "
+        "one just before the step that the model names as wrong",
         testbed=_TESTBED_LOCALIZATION,
     ),
     "srpo_s_trace": Method(
@@ -111,7 +111,7 @@ METHODS = {
         SRPOTraceTrainer,
         SRPOTraceConfig,
         "2605.25507",
-        "SRPO's groups under S-trace's ratios, whose traces start after the prefix",
+        "advantages of SRPO with importance ratios of S-trace, whose traces start after the prefix",
         testbed=_TESTBED_LOCALIZATION,
     ),
 }

@@ -57,7 +57,7 @@ def _meaning(field: Field) -> str:
 def methods(*names: str) -> str:
     """Return the methods of the command line in three columns; all of them without names."""
     return table(
-        ("method, as `--method`", "trainer", "what a token's credit is"),
+        ("method, and its name for `--method`", "trainer", "credit of a token"),
         [
             (
                 f"{METHODS[name].title}, `{name}` ([paper](https://arxiv.org/abs/{METHODS[name].paper}))",

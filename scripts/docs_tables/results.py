@@ -192,10 +192,10 @@ def headlines() -> str:
     """Return four results with the options of `python -m benchmarks.learning_curves` that measure them anew."""
     again = "--seeds {10..29}"
     chosen = (
-        ("four steps on a batch", FRESH, "long_reuse", "s_trace", again),
+        ("four optimizer steps per batch", FRESH, "long_reuse", "s_trace", again),
         ("right answers are rare, an oracle names the wrong step", FRESH, "rare", "srpo 1x4 oracle furthest", again),
-        ("right answers are rare, the model names it", FRESH, "rare", "srpo 1x4 furthest", again),
-        ("long chains, one step on a batch", CURVES, "long", "srpo 1x4", ""),
+        ("right answers are rare, the model names the wrong step", FRESH, "rare", "srpo 1x4 furthest", again),
+        ("long chains, one optimizer step per batch", CURVES, "long", "srpo 1x4", ""),
     )
     rows = []
     for situation, path, setting, method, seeds in chosen:
@@ -209,4 +209,6 @@ def headlines() -> str:
                 f"`--settings {setting} {seeds}".strip() + "`",
             )
         )
-    return table(("situation", "final pass rate", "GRPO's", "difference (95% interval)", "measured by"), rows)
+    return table(
+        ("situation", "final pass rate", "final pass rate of GRPO", "difference (95% interval)", "options"), rows
+    )
