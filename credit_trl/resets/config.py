@@ -83,16 +83,18 @@ class SRPOConfig(CreditConfig):
     suffixes_per_prefix: int | None = field(
         default=None,
         metadata={
-            "help": "Trained continuations of each prefix, which form a group of their own. What is left of "
-            "num_generations is the base group of fresh completions. None: half of num_generations continues, of 8 the "
-            "paper's 4 (2605.25507). Of 2 or 3 all continue, and the failed completion is drawn and not trained."
+            "help": "Trained continuations of each prefix, which form a group of their own. The other completions of "
+            "num_generations are the base group of fresh completions. None: half of num_generations are continuations, "
+            "as the paper's 4 of 8 (2605.25507). If num_generations is 2 or 3, all are continuations; the failed "
+            "completion is then drawn and not trained."
         },
     )
     step_delimiter: str = field(
         default="\n\n",
         metadata={
-            "help": "What ends a step; a list of strings in YAML or Python. The paper's is '</thought>' (2605.25507), "
-            "which its models are prompted to write; '\\n\\n' is our choice, what models write by themselves."
+            "help": "String that ends a step, or a list of strings in YAML or Python. The paper's is '</thought>' "
+            "(2605.25507), which its models are prompted to write. '\\n\\n' is our choice, since models write it by "
+            "themselves."
         },
     )
     localizer: Literal["self", "random", "prm", "chat"] = field(
@@ -124,29 +126,29 @@ class SRPOConfig(CreditConfig):
     localization_temperature: float = field(
         default=0.3,
         metadata={
-            "help": "Sampling temperature of localizer='self'. 0.3 is the paper's (2605.25507); 0 takes the likeliest "
-            "answer, as the authors' code does where all completions continue one prefix."
+            "help": "Sampling temperature of localizer='self'. 0.3 is the paper's (2605.25507). 0 takes the likeliest "
+            "answer, as the authors' code does if all completions continue one prefix."
         },
     )
     localization_max_tokens: int | None = field(
         default=None,
         metadata={
-            "help": "Tokens that localizer='self' may use. None: max_completion_length, since the paper (2605.25507) "
-            "allows both 4096."
+            "help": "Largest number of tokens of an answer of localizer='self'. None: max_completion_length, since the "
+            "paper (2605.25507) allows 4096 for both."
         },
     )
     localization_votes: int = field(
         default=1,
         metadata={
-            "help": "Answers of localizer='self' for each failure; the step that most of them name is taken, the "
-            "earliest of equals. 1 is the paper's (2605.25507), more are ours."
+            "help": "Answers of localizer='self' for each failure. The step that most answers name is taken; of steps "
+            "with equally many votes, the earliest. 1 is the paper's (2605.25507); more than 1 is our addition."
         },
     )
     localization_fallback: Literal["random", "first"] = field(
         default="random",
         metadata={
-            "help": "Where to reset a failure of which no step is named: at a 'random' step, our choice, or at its "
-            "'first', as the authors' code does."
+            "help": "Where to reset a failure if the localizer names no step: at a 'random' step, our choice, or at "
+            "its 'first', as the authors' code does."
         },
     )
     reset_offset: int = field(
@@ -155,15 +157,16 @@ class SRPOConfig(CreditConfig):
     seed_source: Literal["base", "fresh"] = field(
         default="base",
         metadata={
-            "help": "'base': a failed completion of the base group is cut, which costs no generation; without a base "
-            "group seeds are drawn anyway. 'fresh': untrained completions are drawn, as the paper does (2605.25507)."
+            "help": "Where the failed completions come from. 'base': from the base group, which costs no generation; "
+            "without a base group they are drawn as under 'fresh'. 'fresh': untrained completions are drawn, as in the "
+            "paper (2605.25507)."
         },
     )
     seed_selection: Literal["random", "furthest"] = field(
         default="random",
         metadata={
-            "help": "Which failed candidates are cut. 'random', the paper's (2605.25507), or 'furthest', our own: "
-            "those whose first error comes latest, for which every failed candidate has to be localized."
+            "help": "Which failed candidates are cut: 'random' ones, as in the paper (2605.25507), or, our addition, "
+            "the 'furthest': those whose first error comes latest. For this, every failed candidate is localized."
         },
     )
     max_seed_attempts: int = field(
@@ -173,13 +176,15 @@ class SRPOConfig(CreditConfig):
     train_prefix: bool = field(
         default=False,
         metadata={
-            "help": "Train kept prefixes too, with the advantage of what follows them: an ablation of the paper "
-            "(2605.25507), which leaves them out."
+            "help": "Train kept prefixes too, with the advantage of their continuation. The paper (2605.25507) does "
+            "this in an ablation only."
         },
     )
     correctness_reward: str | None = field(
         default=None,
-        metadata={"help": "The reward function that says whether a completion failed: name or index. None: the first."},
+        metadata={
+            "help": "Name or index of the reward function that says whether a completion failed. None: the first."
+        },
     )
     failure_threshold: float = field(
         default=1.0, metadata={"help": "A completion failed if its correctness reward is below this."}

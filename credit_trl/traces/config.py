@@ -68,23 +68,25 @@ class TraceConfig(CreditConfig):
     trust_region: TrustRegion = field(
         default="trace",
         metadata={
-            "help": "'trace': the loss clips the traced ratio, as PPO clips a token's. 'token': every token's own "
-            "factor is clipped (epsilon, epsilon_high) on the side that its advantage pushes, before the trace; under "
-            "loss_type='cispo' every token's own weight is bounded by epsilon_high."
+            "help": "What is clipped. 'trace': the loss clips the traced ratio, as PPO clips a token's ratio. 'token': "
+            "every token's own factor is clipped before it enters the trace, from above (epsilon_high) for a positive "
+            "advantage and from below (epsilon) for a negative one; under loss_type='cispo', epsilon_high bounds every "
+            "token's own weight."
         },
     )
     trace_entropy_fraction: float = field(
         default=1.0,
         metadata={
-            "help": "Fraction, in (0, 1], of the loss tokens of a forward pass (over all processes), by entropy, "
-            "whose factors enter a trace. 1.0 is all of them (P-trace)."
+            "help": "Fraction of the loss tokens, in (0, 1], whose factors enter a trace: those with the highest "
+            "entropy in a forward pass (over all processes). 1.0 is all of them (P-trace)."
         },
     )
     trace_target: TraceTarget = field(
         default="ratio",
         metadata={
-            "help": "'ratio': traces in the importance ratio (GRPO-lambda's eps-trace). 'advantage': the ratio stays "
-            "TRL's and a token's advantage is multiplied by its trace weight (eps-weight)."
+            "help": "What the trace changes. 'ratio': the importance ratio (GRPO-lambda calls it eps-trace). "
+            "'advantage': a token's advantage is multiplied by its trace weight, and the ratio stays TRL's "
+            "(GRPO-lambda's eps-weight)."
         },
     )
     negative_advantage_floor: float | None = field(

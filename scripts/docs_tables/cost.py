@@ -58,7 +58,7 @@ def operations() -> str:
 def updates_135m() -> str:
     """Return the time of an update over GRPO's at SmolLM2-135M's size, on one H200."""
     return table(
-        ("method", "time over GRPO's"),
+        ("method", "time divided by GRPO's"),
         [
             (title(row["method"]), interval([row["update_ratio"], *row["update_quartiles"]]))
             for row in _without_grpo(stored("cost/traces_h200.json")["steps"]["rows"])
@@ -69,7 +69,7 @@ def updates_135m() -> str:
 def updates_1_7b() -> str:
     """Return the time of an update over GRPO's at Qwen3-1.7B's size, on one H200."""
     return table(
-        ("method", "time over GRPO's"),
+        ("method", "time divided by GRPO's"),
         [
             (title(row["method"]), f"{row['update_ratio']:.3f}")
             for row in _without_grpo(stored("cost/update_step_qwen3_1.7b_h200.json")["rows"])
@@ -113,7 +113,7 @@ def reset_phases() -> str:
         over = interval(row["cpu ratio"], digits=2)
         rows.append((title(row["method"]), *(f"{1000 * seconds:.0f} ms" for seconds in parts), over))
     header = ("method", "base group", "localization", "continuations", "rest of the rollout", "update")
-    return table((*header, "step over GRPO's"), rows)
+    return table((*header, "whole step, divided by GRPO's"), rows)
 
 
 def resets_vllm() -> str:
@@ -122,7 +122,7 @@ def resets_vllm() -> str:
     for name, method in stored("cost/reset_step_vllm_h200.json")["methods"].items():
         low, median, high = method["quartiles_without_the_first"]
         rows.append((title(name), interval([median, low, high], digits=2), f"{method['median_over_grpo']:.2f}"))
-    return table(("method", "seconds a step", "over GRPO's"), rows)
+    return table(("method", "seconds a step", "divided by GRPO's"), rows)
 
 
 def phases_vllm() -> str:

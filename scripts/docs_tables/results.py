@@ -81,7 +81,7 @@ def reset_exponents() -> str:
     rows = {
         "samples, Hoeffding's bound": ("Hoeffding", "samples"),
         "samples, Bernstein's bound, every reset rolled out": ("Bernstein, blind", "samples"),
-        "samples, Bernstein's, no rollout where the policies agree": ("Bernstein", "samples"),
+        "samples, Bernstein's bound, no rollout where the policies agree": ("Bernstein", "samples"),
         "improvement of an iteration": ("Hoeffding", "improvement"),
         "improvement, step size counted where the policies differ": ("Bernstein, counted", "improvement"),
         "iterations to half of the gap (3 seeds)": ("Hoeffding", "iterations"),
@@ -140,13 +140,13 @@ def localization() -> str:
 
     rows = [
         ("the model names the first wrong step", *answers("hit_rate")),
-        ("a random step is it", *answers("hit_rate_random")),
+        ("a random step is the first wrong step", *answers("hit_rate_random")),
         ("the model's prefix has no error", *answers("clean_rate")),
-        ("a random prefix has none", *answers("clean_rate_random")),
+        ("a random prefix has no error", *answers("clean_rate_random")),
         ("right continuations, oracle's prefixes", *right("oracle", "all")),
         ("right continuations, the model's prefixes", *right("self", "all")),
-        ("of its prefixes without an error", *right("self", "clean")),
-        ("of its prefixes with one", *right("self", "erroneous")),
+        ("right continuations, the model's prefixes without an error", *right("self", "clean")),
+        ("right continuations, the model's prefixes with an error", *right("self", "erroneous")),
         ("right continuations, random prefixes", *right("random", "all")),
     ]
     return table(("share of 2,000 failures", *stored("credit/quality.json")["localization"]), rows)

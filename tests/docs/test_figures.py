@@ -105,31 +105,31 @@ def results() -> list[str]:
     longer = logged(rare, "grpo_lambda recent", "grad_norm") / logged(rare, "grpo", "grad_norm")
     ahead = [name for setting in ("long", "short") for name in FIRST[setting] if float(lead(FIRST[setting], name)) > 0]
     return [
-        f"GRPO | {ahead or 'no other method'} ends above it",
-        f"| {lead(reuse, 's_trace')} in the pass rate, and GRPO's own rate after {catch_up(reuse, 's_trace')} of its",
+        f"GRPO | {ahead or 'no other method'} has a higher final pass rate",
+        f"| {lead(reuse, 's_trace')} in the final pass rate; reaches GRPO's with {catch_up(reuse, 's_trace')} of the",
         f"likely: {p(reuse, 's_trace')} on twenty fresh seeds",
         f"perfect localizer on the testbed: p {p_value(rare[oracle]['pass_at_1_p'])} on twenty fresh seeds",
-        f"| {lead(rare, oracle)}, and GRPO's own rate after {catch_up(rare, oracle)} of its completions",
-        f"SRPO with the model's own localization ends {-rare[own]['pass_at_1_minus_grpo'][0]:.3f} below it",
-        f"| fairly: {p(rare, own)} on twenty fresh seeds",
+        f"| {lead(rare, oracle)} in the final pass rate; reaches GRPO's with {catch_up(rare, oracle)} of the",
+        f"SRPO with the model's own localization ends {-rare[own]['pass_at_1_minus_grpo'][0]:.3f} lower",
+        f"| fairly sure: {p(rare, own)} on twenty fresh seeds",
         f"all {CURVES['note'].split()[0]} runs in {CURVES['core_hours']:.1f} core-hours",
-        f"And of {comparisons} comparisons one or two come out below p = 0.05",
+        f"among {comparisons} comparisons, one or two fall below p = 0.05",
         f"({lead(reuse, 's_trace', 'pass_at_16')}, {p(reuse, 's_trace', 'pass_at_16')})",
         f"first ten of the twenty seeds: {lead_of_half('long_reuse', 's_trace', range(10, 20))}, against "
         f"{lead_of_half('long_reuse', 's_trace', range(20, 30))} on the others",
         "(GRPO {:.1f}%, S-trace {:.1f}%, GMPO {:.1f}%)".format(*(100 * value for value in clipped)),
         f"tokens ends at {final(FIRST['long_reuse'], 'grpo top entropy')}",
         f"P-trace ends at {final(FIRST['long_reuse'], 'p_trace')}",
-        f"continuations pass at {pass_rates[0]}, the same policy's fresh completions at {pass_rates[1]}",
-        f"both pass at {blind.pop()}" if len(blind) == 1 else "both pass alike",
-        f"gradients are {longer:.1f} times as long as GRPO's",
+        f"{pass_rates[0]} of the continuations are right, but only {pass_rates[1]} of the same policy's fresh",
+        f"{blind.pop()} of both are right" if len(blind) == 1 else "both are right alike",
+        f"gradient norm is {longer:.1f} times GRPO's",
         f"({lead(long, 'grpo_lambda recent', 'pass_at_16')}, {p(long, 'grpo_lambda recent', 'pass_at_16')})",
-        f"trace on the advantage ({lead(FIRST['long_reuse'], 'grpo_lambda advantage', 'pass_at_16')})",
+        f"on the advantage it is lower still ({lead(FIRST['long_reuse'], 'grpo_lambda advantage', 'pass_at_16')})",
         f"ends at {final(long, 'grpo in fours')} on long chains",
         f"the oracle ends at {final(long, 'srpo 1x4 oracle')}, the model's own localization at "
         f"{final(long, 'srpo 1x4')}",
         f"| {1 / rare[oracle]['catch_up']['completions'][0]:.1f} times with an oracle where right answers are rare",
-        f"on long chains {final(long, 'srpo 1x4')} against {final(long, 'rrpo')}, not clear",
+        f"on long chains {final(long, 'srpo 1x4')} against {final(long, 'rrpo')}, a difference that may be chance",
         f"GRPO ends at {final(FIRST['rare'], 'grpo')} on the first ten and at {final(rare, 'grpo')} on the twenty",
     ]
 
@@ -145,7 +145,7 @@ def reliability() -> list[str]:
     assert not any(run["not_finite_logged"] + run["not_finite_weights"] for run in runs)
     return [
         "{:,} optimizer steps of each method".format(*{run["steps"] for run in runs}),
-        "No logged figure and no weight was ever not finite.",
+        "Every logged figure and every weight stayed finite.",
         f"Each process holds {counts('open_files')} open files and {counts('threads')} threads throughout.",
     ]
 
@@ -168,14 +168,15 @@ def cost() -> list[str]:
     phases = {row["method"]: row for row in stored("cost/reset_phases_testbed_cpu.json")["rows"]}
     shortest = {name: phases[name]["cpu ratio without the rest"][0] for name in ("rrpo", "srpo")}
     return [
-        f"RRPO would be at {shortest['rrpo']:.2f} and SRPO at {shortest['srpo']:.2f}",
-        "is {} of them (`recent`) and {} (`both`), at 128 tokens {} and {}".format(*kernels),
-        f"on the testbed, {counted['steps'][0]['operations']} operations",
+        f"RRPO would still be at {shortest['rrpo']:.2f} and SRPO at {shortest['srpo']:.2f}",
+        "takes {} operations (`recent`) or {} (`both`) at 16,384 tokens, and {} or {} at 128".format(*kernels),
+        f"on the testbed takes {counted['steps'][0]['operations']} operations",
         f"were within {math.ceil(1e7 * max(errors))}e-7 of float64",
         f"GRPO-lambda's {update['grpo_lambda recent']:.2f} and {update['grpo_lambda both']:.2f}",
-        f"{earlier['recent', 16, 16384]:.2f} and {earlier['both', 16, 16384]:.2f} ms on such a machine",
-        f"SRPO takes {small['wall ratio'][0]:.2f} times GRPO's time for {small['generated tokens ratio'][0]:.2f} times "
-        f"its generated tokens, of which {small['localization_tokens']:.0f} a step more for localizations",
+        f"{earlier['recent', 16, 16384]:.2f} ms (`recent`) and {earlier['both', 16, 16384]:.2f} ms (`both`) on such",
+        f"SRPO takes {small['wall ratio'][0]:.2f} times GRPO's time and generates "
+        f"{small['generated tokens ratio'][0]:.2f} times as many tokens. Localization takes "
+        f"{small['localization_tokens']:.0f} more tokens",
     ]
 
 
@@ -187,7 +188,7 @@ SENTENCES = {
 }
 CHOSEN = {
     "docs/evidence/results.md": "trace_lambda=0.9; 0.6 M parameters; p = 0.05 by chance; 95% bootstrap; about 90%; "
-    "0.45, all; 30 to 40%; 28.7% of prefixes; and 16.3%; about 0.02",
+    "0.45, and an; 30 to 40%; 28.7% of prefixes; and 16.3%; about 0.02",
     "docs/evidence/reliability.md": "95% bootstrap; Qwen2.5-VL",
 }
 
