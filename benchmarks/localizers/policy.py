@@ -1,8 +1,6 @@
 """Sample a fixed policy's failures on the testbed, and how often it gets right from each of their steps."""
 
-import copy
-import random
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,13 +33,12 @@ class Failure(NamedTuple):
         return FailedCompletion(self.problem.prompt, self.steps)
 
 
-@dataclass
-class Sampled:
-    """Hold `CANDIDATES` completions of each of a setting's problems."""
+class Sampled(NamedTuple):
+    """Hold what `CANDIDATES` completions of each of a setting's problems came to."""
 
     failures: list[Failure]
-    base_pass_rate: float  # share of all completions
-    passes: list[np.ndarray] = field(default_factory=list)  # (steps, suffixes) each, as `continuations` returns them
+    passed: float  # share of all completions that get the reward
+    exact: float  # share that is the right solution word for word
 
 
 def longest(setting: Setting) -> int:
@@ -66,33 +63,34 @@ def sample_failures(
             error = first_error(problems[prompt], text)
             error = error if error is not None and error <= len(steps) else None
             failures.append(Failure(prompt, candidate, problems[prompt], steps, error))
-    return Sampled(failures, float(np.mean(rewards)))
+    exact = [text == problems[row // CANDIDATES].solution() for row, text in enumerate(completions)]
+    return Sampled(failures, float(np.mean(rewards)), float(np.mean(exact)))
 
 
 def continuations(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    failures: list[Failure],
+    cuts: Sequence[tuple[Failure, int]],
     setting: Setting,
     suffixes: int,
     progress: tqdm,
-) -> list[np.ndarray]:
-    """Return for each failure which of `suffixes` continuations pass, from before each of its steps: (steps, suffixes).
+) -> tuple[np.ndarray, np.ndarray]:
+    """Continue each failure from before a step of it, `suffixes` times.
 
-    What precedes the first step is the prompt alone: those are new completions of the problem.
+    Args:
+        cuts: failures with the 1-based step that they are reset to. Before the first one stands the prompt alone.
+
+    Returns:
+        Which continuations get the reward, and which are the right solution word for word, (cuts, suffixes) each: in
+        the first, errors may cancel each other.
     """
-    rows = [
-        (failure.problem, "".join(failure.steps[:step]))
-        for failure in failures
-        for step in range(len(failure.steps))
-        for _ in range(suffixes)
-    ]
+    rows = [(failure.problem, "".join(failure.steps[: step - 1])) for failure, step in cuts for _ in range(suffixes)]
     # Texts of about the same length share a batch, which pads little and ends soon.
     order = sorted(range(len(rows)), key=lambda row: len(rows[row][1]))
     texts = [rows[row][0].prompt + rows[row][1] for row in order]
     sampled = tokenizer.batch_decode(complete(model, tokenizer, texts, longest(setting), 1.0, progress))
     whole = [rows[row][1] + text for row, text in zip(order, sampled, strict=True)]
-    passed = np.empty(len(rows), dtype=bool)
+    passed, exact = np.empty(len(rows), dtype=bool), np.empty(len(rows), dtype=bool)
     passed[order] = np.array(answer_reward(whole, [rows[row][0].answer for row in order])) > 0
-    ends = np.cumsum([len(failure.steps) for failure in failures])[:-1]
-    return np.split(passed.reshape(-1, suffixes), ends)
+    exact[order] = [text == rows[row][0].solution() for row, text in zip(order, whole, strict=True)]
+    return passed.reshape(-1, suffixes), exact.reshape(-1, suffixes)
