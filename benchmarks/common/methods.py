@@ -104,6 +104,7 @@ METHODS = {
     "srpo 1x8": _srpo(1, 8),
     "srpo 1x8 oracle": _srpo(1, 8, oracle),
     "srpo 1x4 s_trace": _srpo(1, 4, name="srpo_s_trace"),
+    **{f"srpo 1x4 votes {votes}": _srpo(1, 4, localization_votes=votes) for votes in (3, 5, 9)},
     # What a localizer is worth: hit rate 1 is the oracle above, and 0 with any failure is RRPO.
     **{f"srpo 1x4 oracle {rate}": _srpo(1, 4, noisy_oracle(rate)) for rate in (0, 0.25, 0.5, 0.75)},
     **{

@@ -39,6 +39,11 @@ class TrainerEngine:
         """Return the tokens that close a completion: those that end it, and padding."""
         return frozenset((*self.trainer.eos_token_ids, self.tokenizer.pad_token_id))
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Return whether messages can be put to the model."""
+        return bool(self.trainer.chat_template or getattr(self.trainer.processing_class, "chat_template", None))
+
     def token_ids(self, prompts: list) -> list[list[int]]:
         """Return the token ids of `prompts`, texts or messages, as TRL makes them."""
         return [list(ids) for ids in self.trainer._tokenize_prompts(prompts)[0]]

@@ -37,13 +37,25 @@ def refuse_arguments(given: Mapping[str, Any]) -> None:
             raise ValueError(REFUSED.format(name))
 
 
-def refuse_furthest(localizer: Localizer, seed_selection: str) -> None:
-    """Raise `ValueError` where the furthest failure is asked for of a localizer that knows no errors."""
-    if localizer == "random" and seed_selection == "furthest":
+def refuse_unread(localizer: Localizer, args: SRPOConfig) -> None:
+    """Raise `ValueError` for a field that the localizer would not read."""
+    if localizer == "random":
+        if args.seed_selection == "furthest":
+            raise ValueError(
+                "seed_selection='furthest' needs to know the first error of every failed completion, and localizer="
+                "'random' names none. Set seed_selection='random' or localizer='self' in SRPOConfig, or give "
+                "SRPOTrainer(localizer=...) a function."
+            )
+        if args.localization_fallback == "first":
+            raise ValueError(
+                "localization_fallback='first' would reset every completion to its first step, since localizer="
+                "'random' names none. Set localization_fallback='random' or localizer='self' in SRPOConfig."
+            )
+    if localizer != "self" and args.localization_votes > 1:
+        asked = "'random'" if localizer == "random" else "a function or model of its own"
         raise ValueError(
-            "seed_selection='furthest' needs to know the first error of every failed completion, and localizer="
-            "'random' names none. Set seed_selection='random' or localizer='self' in SRPOConfig, or give "
-            "SRPOTrainer(localizer=...) a function."
+            f"localization_votes={args.localization_votes} counts answers of the policy, and localizer is {asked}. Set "
+            "localization_votes=1 or localizer='self' in SRPOConfig."
         )
 
 
@@ -131,7 +143,7 @@ def check_mask(records: list[CompletionRecord], tool_mask: torch.Tensor | None) 
     """Raise `RuntimeError` if a token of a kept prefix would be trained; `tool_mask` is (completions, tokens)."""
     if tool_mask is None:
         raise RuntimeError(LOST_MASK)
-    lengths = torch.tensor([record.prefix_length for record in records])
+    lengths = torch.tensor([record.loss_mask.count(0) for record in records])
     in_prefix = torch.arange(tool_mask.shape[1]) < lengths.unsqueeze(1)
     if (in_prefix & tool_mask.cpu().bool()).any():
         raise RuntimeError(

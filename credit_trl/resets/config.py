@@ -1,13 +1,10 @@
 """Configuration of the reset trainer: TRL's `GRPOConfig` plus the fields of reset groups."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..base.config import CreditConfig, check_choice, check_integer, check_number
-from .generation_kwargs import check_generation_kwargs
-from .groups import split_group
-from .localization import check_template
+from ..base.config import CreditConfig
+from .config_checks import CHECKS
 
 
 @dataclass
@@ -29,16 +26,27 @@ class SRPOConfig(CreditConfig):
         step_delimiter (`str`, defaults to two newlines):
             What ends a step; a list of strings in YAML or Python. The paper's is `</thought>`, which its models are
             prompted to write; ours is what models write by themselves.
-        localizer (`"self"` or `"random"`, defaults to `"self"`):
+        localizer (`"self"`, `"random"`, `"prm"` or `"chat"`, defaults to `"self"`):
             How the reset step is chosen: "self" asks the policy for the first wrong step (SRPO), "random" draws one
-            (RRPO). A function of your own goes to `SRPOTrainer(localizer=...)`.
+            (RRPO), "prm" asks a process reward model and "chat" a judge on a server. A function of your own goes to
+            `SRPOTrainer(localizer=...)`.
+        localizer_model (`str`, *optional*):
+            Model of "prm", a folder or a name on the hub, or of "chat", its name on the server.
+        localizer_kwargs (`dict`, *optional*):
+            Further arguments of `PRMLocalizer` or `ChatLocalizer`, such as `{"base_url": "http://localhost:8000/v1"}`.
         localization_template (`str`, *optional*):
             What the policy is asked: a text with `{problem}` and `{steps}` or `{completion}`, and `{num_steps}`. None:
             `credit_trl.resets.DEFAULT_TEMPLATE`.
         localization_temperature (`float`, defaults to 0.3):
-            Sampling temperature of `localizer="self"` (paper), above 0.
+            Sampling temperature of `localizer="self"` (paper). 0 takes the likeliest answer, as the authors' code does
+            for 1x8.
         localization_max_tokens (`int`, *optional*):
             Tokens that `localizer="self"` may use. None: `max_completion_length`, since the paper allows both 4096.
+        localization_votes (`int`, defaults to 1):
+            Answers of `localizer="self"` for each failure (paper: 1). The step that most of them name is taken, the
+            earliest of equals (ours).
+        localization_fallback (`"random"` or `"first"`, defaults to `"random"`):
+            Where to reset a failure of which no step is named: at any step (ours), or at its first (the authors' code).
         reset_offset (`int`, defaults to 0):
             Steps to reset before the step that the localizer names.
         seed_source (`"base"` or `"fresh"`, defaults to `"base"`):
@@ -49,6 +57,8 @@ class SRPOConfig(CreditConfig):
             every failed candidate has to be localized.
         max_seed_attempts (`int`, defaults to 12):
             Untrained completions that may be drawn for each prompt to find failures (paper).
+        train_prefix (`bool`, defaults to `False`):
+            Whether kept prefixes are trained too, with the advantage of what follows them (an ablation of the paper).
         correctness_reward (`str` or `int`, *optional*):
             Name or index of the reward function that says whether a completion failed. None: the first.
         failure_threshold (`float`, defaults to 1.0):
@@ -57,6 +67,8 @@ class SRPOConfig(CreditConfig):
     Raises:
         ValueError: a value out of range, or options of TRL that cannot work, by name; also when the trainer is built.
     """
+
+    _VALID_DICT_FIELDS = [*CreditConfig._VALID_DICT_FIELDS, "localizer_kwargs"]
 
     loss_type: str = field(
         default="grpo",
@@ -83,11 +95,23 @@ class SRPOConfig(CreditConfig):
             "which its models are prompted to write; '\\n\\n' is our choice, what models write by themselves."
         },
     )
-    localizer: Literal["self", "random"] = field(
+    localizer: Literal["self", "random", "prm", "chat"] = field(
         default="self",
         metadata={
             "help": "How the reset step is chosen: 'self' asks the policy for the first wrong step (SRPO), 'random' "
-            "draws one (RRPO). A function of your own goes to SRPOTrainer(localizer=...)."
+            "draws one (RRPO), 'prm' asks a process reward model and 'chat' a judge on a server. A function of your "
+            "own goes to SRPOTrainer(localizer=...)."
+        },
+    )
+    localizer_model: str | None = field(
+        default=None,
+        metadata={"help": "Model of localizer='prm' (folder or name on the hub) or 'chat' (its name on the server)."},
+    )
+    localizer_kwargs: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Further arguments of PRMLocalizer or ChatLocalizer, as JSON, such as "
+            '\'{"base_url": "http://localhost:8000/v1"}\'.'
         },
     )
     localization_template: str | None = field(
@@ -99,13 +123,30 @@ class SRPOConfig(CreditConfig):
     )
     localization_temperature: float = field(
         default=0.3,
-        metadata={"help": "Sampling temperature of localizer='self', above 0. 0.3 is the paper's (2605.25507)."},
+        metadata={
+            "help": "Sampling temperature of localizer='self'. 0.3 is the paper's (2605.25507); 0 takes the likeliest "
+            "answer, as the authors' code does where all completions continue one prefix."
+        },
     )
     localization_max_tokens: int | None = field(
         default=None,
         metadata={
             "help": "Tokens that localizer='self' may use. None: max_completion_length, since the paper (2605.25507) "
             "allows both 4096."
+        },
+    )
+    localization_votes: int = field(
+        default=1,
+        metadata={
+            "help": "Answers of localizer='self' for each failure; the step that most of them name is taken, the "
+            "earliest of equals. 1 is the paper's (2605.25507), more are ours."
+        },
+    )
+    localization_fallback: Literal["random", "first"] = field(
+        default="random",
+        metadata={
+            "help": "Where to reset a failure of which no step is named: at a 'random' step, our choice, or at its "
+            "'first', as the authors' code does."
         },
     )
     reset_offset: int = field(
@@ -129,6 +170,13 @@ class SRPOConfig(CreditConfig):
         default=12,
         metadata={"help": "Untrained completions drawn per prompt to find failures. 12 is the paper's (2605.25507)."},
     )
+    train_prefix: bool = field(
+        default=False,
+        metadata={
+            "help": "Train kept prefixes too, with the advantage of what follows them: an ablation of the paper "
+            "(2605.25507), which leaves them out."
+        },
+    )
     correctness_reward: str | None = field(
         default=None,
         metadata={"help": "The reward function that says whether a completion failed: name or index. None: the first."},
@@ -146,86 +194,10 @@ class SRPOConfig(CreditConfig):
         super().check_options()
         name = SRPOConfig.__name__
         try:
-            self._check_groups(name)
-            self._check_localization()
-            self._check_seeds()
-            self._check_generation(name)
+            for check in CHECKS:
+                check(self, name)
         except ValueError as error:
             raise ValueError(str(error) if name in str(error) else f"{error}. It is a field of {name}.") from None
-
-    def _check_groups(self, name: str) -> None:
-        assert self.num_generations is not None and self.steps_per_generation is not None  # GRPOConfig sets them
-        check_integer("num_reset_prefixes", self.num_reset_prefixes)
-        if self.suffixes_per_prefix is not None:
-            check_integer("suffixes_per_prefix", self.suffixes_per_prefix)
-        try:
-            split_group(self.num_generations, self.num_reset_prefixes, self.suffixes_per_prefix)
-        except ValueError as error:
-            raise ValueError(f"{error} These are fields of {name}, which has all of GRPOConfig's.") from None
-        size, steps = self.per_device_train_batch_size, self.steps_per_generation
-        if size * steps % self.num_generations:
-            fewest = self.num_generations // math.gcd(size, self.num_generations)
-            enough = -(-self.gradient_accumulation_steps // fewest) * fewest
-            raise ValueError(
-                f"per_device_train_batch_size={size} times steps_per_generation={steps} is a process's share of a "
-                f"generation batch, and must hold whole groups of num_generations={self.num_generations}: a prompt's "
-                f"prefixes are cut where its completions are. Set gradient_accumulation_steps={enough} in {name} and "
-                "leave out steps_per_generation and generation_batch_size, which follow it."
-            )
-
-    def _check_localization(self) -> None:
-        if callable(self.localizer):
-            raise ValueError("localizer cannot be a function here, since it is saved: SRPOTrainer(localizer=...)")
-        check_choice("localizer", self.localizer, ("self", "random"))
-        delimiters = [self.step_delimiter] if isinstance(self.step_delimiter, str) else self.step_delimiter
-        if (
-            not isinstance(delimiters, list | tuple)
-            or not delimiters
-            or not all(isinstance(delimiter, str) and delimiter for delimiter in delimiters)
-        ):
-            raise ValueError(
-                f"step_delimiter must be a string that is not empty, or a list of them, got {self.step_delimiter!r}. "
-                "A function goes to SRPOTrainer(step_delimiter=...)"
-            )
-        if self.localization_template is not None:
-            if not isinstance(self.localization_template, str):
-                raise ValueError(f"localization_template must be a string, got {self.localization_template!r}")
-            try:
-                check_template(self.localization_template)
-            except ValueError as error:
-                raise ValueError(f"localization_{error}") from None
-        if self.localization_max_tokens is not None:
-            check_integer("localization_max_tokens", self.localization_max_tokens, 1)
-        if not 0 < check_number("localization_temperature", self.localization_temperature) < math.inf:
-            raise ValueError(
-                f"localization_temperature must be above 0 and finite, got {self.localization_temperature}"
-            )
-        check_integer("reset_offset", self.reset_offset, 0)
-
-    def _check_seeds(self) -> None:
-        check_choice("seed_source", self.seed_source, ("base", "fresh"))
-        check_choice("seed_selection", self.seed_selection, ("random", "furthest"))
-        check_integer("max_seed_attempts", self.max_seed_attempts, 1)
-        check_number("failure_threshold", self.failure_threshold)
-        chosen = self.correctness_reward
-        if not isinstance(chosen, str | int | None) or isinstance(chosen, bool):
-            raise ValueError(
-                "correctness_reward must be the name of a reward function, its index, or None for the first, got "
-                f"{chosen!r}"
-            )
-
-    def _check_generation(self, name: str) -> None:
-        if self.max_completion_length is None:
-            raise ValueError(
-                "max_completion_length must be a number: a continuation gets what its prefix leaves of it. Set "
-                f"max_completion_length=256, which is TRL's default, or more in {name}."
-            )
-        if self.vllm_structured_outputs_regex is not None:
-            raise ValueError(
-                "vllm_structured_outputs_regex would be matched against the continuation of a prefix and the "
-                f"localization on their own, not against whole completions. Leave it out of {name}."
-            )
-        check_generation_kwargs(self.generation_kwargs or {}, name)
 
 
 RESET_FIELDS = tuple(name for name in SRPOConfig.__annotations__ if name != "loss_type")

@@ -14,6 +14,9 @@ class RolloutEngine(Protocol):
     @property
     def end_ids(self) -> Collection[int]: ...
 
+    @property
+    def has_chat_template(self) -> bool: ...
+
     def token_ids(self, prompts: list) -> list[list[int]]: ...
 
     def complete(

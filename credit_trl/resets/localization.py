@@ -1,12 +1,13 @@
 """Find where a failed completion first goes wrong: what a localizer is shown, and how its answer is read.
 
-A localizer is "self" (the policy itself, asked with a prompt), "random" (RRPO: any step), or a callable of one's own:
-an oracle, a process reward model, an API. It names the first erroneous step, counted from 1.
+A localizer is "self" (the policy itself, asked with a prompt), "random" (RRPO: any step), or a callable: one of
+`localizers/`, or an oracle or program of your own. It names the first erroneous step, counted from 1.
 """
 
 import copy
 import operator
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -52,8 +53,9 @@ class FailedCompletion:
 
 Localizer = Literal["self", "random"] | Callable[[list[FailedCompletion]], Sequence[int]]
 
-# The paper publishes what the policy is told (problem, numbered steps, a wrong answer) and the form of its reply, not
-# the words, which are ours.
+# The authors' code has its question, and this one asks for the same in words of our own: the step at which the error
+# starts, no new solution, a number in a box on a line of its own. That every step is judged first is ours. Without
+# it a 7B model mostly answers with a bare number.
 DEFAULT_TEMPLATE = """\
 Below are a problem and a solution in {num_steps} numbered steps. The final answer of the solution is wrong.
 
@@ -63,8 +65,10 @@ Problem:
 Solution:
 {steps}
 
-Check the steps one by one and find the first step that contains an error. All steps before it must be correct. Reply \
-with its number h, 1 to {num_steps}, as \\boxed{h}."""
+Find the step at which the error starts. It can be earlier than the step at which the error shows. Do not solve the \
+problem anew. Judge the steps in order, one line for each: what it claims, and whether that follows from the problem \
+and the steps before it. Then write the number h of the first wrong step, 1 to {num_steps}, on a last line of its own \
+as \\boxed{h}."""
 
 _FIELD = re.compile(r"\{(problem|steps|completion|num_steps)\}")
 
@@ -97,12 +101,15 @@ def check_template(template: str) -> str:
     return template
 
 
-def format_localization_prompt(failed: FailedCompletion, template: str = DEFAULT_TEMPLATE) -> str | list[Message]:
+def format_localization_prompt(
+    failed: FailedCompletion, template: str = DEFAULT_TEMPLATE, *, chat: bool = False
+) -> str | list[Message]:
     """Return what the policy is asked about `failed`: a user message if the prompt is a conversation, else a string.
 
     The prompt's images come before the text.
 
     Args:
+        chat: whether a prompt that is a string makes a user message too.
         template: a text in which `{problem}`, `{steps}` (each on its own, "Step 1: ..."), `{completion}` (as it was
             written) and `{num_steps}` are filled in. All other braces, as in `\\boxed{h}`, stay as they are.
 
@@ -117,7 +124,7 @@ def format_localization_prompt(failed: FailedCompletion, template: str = DEFAULT
     }
     text = _FIELD.sub(lambda match: values[match[1]], check_template(template))
     if isinstance(failed.prompt, str):
-        return text
+        return [{"role": "user", "content": text}] if chat else text
     images = [part for message in failed.prompt for part in _parts(message) if part["type"] == "image"]
     return [{"role": "user", "content": [*images, {"type": "text", "text": text}] if images else text}]
 
@@ -153,22 +160,33 @@ def _until_brace(text: str) -> str | None:
     return None
 
 
+def most_voted(steps: Sequence[int | None]) -> int | None:
+    """Return the step that most answers name, the earliest of equals; None where no answer names one."""
+    votes = Counter(step for step in steps if step is not None)
+    return min(votes, key=lambda step: (-votes[step], step), default=None)
+
+
 def first_errors(
-    localizer: Localizer, failed: list[FailedCompletion], template: str, ask: Callable[[list], list[str]]
+    localizer: Localizer,
+    failed: list[FailedCompletion],
+    question: Callable[[FailedCompletion], str | list[Message]],
+    ask: Callable[[list], list[list[str]]],
 ) -> list[int | None]:
     """Return the 1-based step of the first error of each completion; None where the localizer names none.
 
     Args:
-        template: what the policy is asked where `localizer` is "self".
-        ask: answers questions, as texts; it is called with none too.
+        question: what the policy is asked about a completion where `localizer` is "self".
+        ask: answers each question with one or more texts, whose votes are counted; it is called with none too.
     """
     if localizer == "random":
         return [None] * len(failed)
     if callable(localizer):
         return call_localizer(localizer, failed)
-    answers = ask([format_localization_prompt(completion, template) for completion in failed])
-    pairs = zip(answers, failed, strict=True)
-    return [parse_localization(answer, len(completion.steps)) for answer, completion in pairs]
+    answers = ask([question(completion) for completion in failed])
+    return [
+        most_voted([parse_localization(text, len(completion.steps)) for text in texts])
+        for texts, completion in zip(answers, failed, strict=True)
+    ]
 
 
 def check_localizer(localizer: Localizer) -> Localizer:

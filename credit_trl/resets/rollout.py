@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from accelerate.utils import gather_object
 from ..generation.samples import Sample
 from .groups import GroupPlan, Slot, furthest_failures, plan_groups, split_group
 from .interface import RolloutEngine, Score, Scores
-from .localization import DEFAULT_TEMPLATE, FailedCompletion, Localizer, first_errors
+from .localization import DEFAULT_TEMPLATE, FailedCompletion, Localizer, first_errors, format_localization_prompt
 from .metrics import reset_metrics
 from .records import CompletionRecord, Localized, SeedRecord
 from .seeds import draw_seeds
@@ -149,7 +150,8 @@ class Rollout:
             prefix_length = len(kept[row].ids) if row in kept else 0
             place = slot.prompt, slot.group, self.columns["completion_role"][row]
             tokens = self.prompt_ids[row], self.samples[row].ids, prefix_length
-            records.append(CompletionRecord(*place, *tokens, reward, passed, seeds.get(slot.seed)))
+            seed = seeds.get(slot.seed)
+            records.append(CompletionRecord(*place, *tokens, reward, passed, seed, self.args.train_prefix))
         return records
 
     def _draw(self, prompts: list[int]) -> tuple[list[Sample], list[list[bool]]]:
@@ -174,31 +176,32 @@ class Rollout:
             failed.append(FailedCompletion.of_row(row, tuple(step.text for step in steps)))
         most = max((owners.count(owner) for owner in set(owners)), default=0)
         template = self.args.localization_template or DEFAULT_TEMPLATE
-        answers = first_errors(self.localizer, failed, template, lambda asked: self._ask(asked, most))
-        return {
-            key: Localized(sample, steps, answer)
-            for key, (sample, steps), answer in zip(own, sources, answers, strict=True)
-        }
+        question = partial(format_localization_prompt, template=template, chat=engine.has_chat_template)
+        answers = first_errors(self.localizer, failed, question, lambda asked: self._ask(asked, most))
+        localized = zip(own, sources, answers, strict=True)
+        return {key: Localized(*source, answer) for key, source, answer in localized}
 
-    def _ask(self, asked: list, most: int) -> list[str]:
-        """Sample the policy's answers to `asked`; `most` is the largest number of questions of any process."""
-        if most == 0:
+    def _ask(self, asked: list, most: int) -> list[list[str]]:
+        """Sample the policy's answers to each question; `most` is the largest number of questions of any process."""
+        if not most:
             return []
         # Models that are split over processes generate in lockstep: who has less to ask fills up with a prompt.
-        missing = most - len(asked)
-        ids = (self.engine.token_ids(asked) if asked else []) + [self.prompt_ids[0]] * missing
+        asked_by_all = asked + [asked[0] if asked else self.prompts[0]] * (most - len(asked))
+        votes, rows = self.args.localization_votes, zip(asked_by_all, self.engine.token_ids(asked_by_all), strict=True)
+        questions, ids = map(list, zip(*(row for row in rows for _ in range(votes)), strict=True))
         limits = self.args.localization_tokens, self.args.localization_temperature
-        answers = self.engine.complete(asked + [self.prompts[0]] * missing, ids, *limits)[: len(asked)]
-        self.totals["localization_tokens"] += sum(len(answer.ids) for answer in answers)
-        return [self.engine.plain_text(answer.ids) for answer in answers]
+        samples = self.engine.complete(questions, ids, *limits)[: len(asked) * votes]
+        self.totals["localization_tokens"] += sum(len(sample.ids) for sample in samples)
+        texts = [self.engine.plain_text(sample.ids) for sample in samples]
+        return [texts[start : start + votes] for start in range(0, len(texts), votes)]
 
     def _cut(
         self, localized: dict[tuple[int, int], Localized]
     ) -> tuple[dict[int | None, SeedRecord], dict[int | None, Sample]]:
         """Cut this process's seeds. Return their records and their prefixes, by the seed's index in the plan."""
         own = [(index, seed) for index, seed in enumerate(self.plan.seeds) if seed.prompt // self.P == self.rank]
-        offset = self.args.reset_offset
-        cuts = {index: localized[seed.prompt, seed.candidate].cut(seed.uniform, offset) for index, seed in own}
+        options = self.args.reset_offset, self.args.localization_fallback
+        cuts = {index: localized[seed.prompt, seed.candidate].cut(seed.uniform, *options) for index, seed in own}
         return {index: record for index, (record, _) in cuts.items()}, {k: prefix for k, (_, prefix) in cuts.items()}
 
     def _complete(

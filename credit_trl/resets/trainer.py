@@ -8,7 +8,6 @@ rewards of the phases, and the advantages that TRL makes of them are replaced by
 import copy
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from accelerate.logging import get_logger
@@ -24,6 +23,7 @@ from .advantages import group_advantages
 from .config import SRPOConfig
 from .interface import Scores
 from .localization import FailedCompletion, check_localizer
+from .localizers import make_localizer
 from .records import CompletionRecord
 from .rollout import Rollout
 
@@ -79,8 +79,8 @@ class SRPOTrainer(ExactResumeMixin, CreditTrainer):
     ):
         checks.refuse_arguments(keywords)
         super().__init__(model, reward_funcs, args, **keywords)
-        self._localizer = check_localizer(self.args.localizer if localizer is None else localizer)  # type: ignore[arg-type]
-        checks.refuse_furthest(self._localizer, self.args.seed_selection)
+        self._localizer = make_localizer(self.args, self.accelerator.device) if localizer is None else localizer
+        checks.refuse_unread(check_localizer(self._localizer), self.args)
         self._step_delimiter = step_delimiter or self.args.step_delimiter
         self._correctness = checks.correctness_index(self.reward_func_names, self.args.correctness_reward)
         self._engine = TrainerEngine(self)
@@ -88,8 +88,7 @@ class SRPOTrainer(ExactResumeMixin, CreditTrainer):
         self.rollout_records: list[CompletionRecord] = []  # of this process's last generation batch
         for names in checks.column_names(self):
             checks.refuse_column(checks.ROLE, names, "the data set")
-        functions = dict(zip(self.reward_func_names, self.reward_funcs, strict=True))
-        for notice in checks.notices(functions, self.args):
+        for notice in checks.notices(dict(zip(self.reward_func_names, self.reward_funcs, strict=True)), self.args):
             logger.warning(notice)
 
     # --- what TRL calls ---
@@ -107,13 +106,13 @@ class SRPOTrainer(ExactResumeMixin, CreditTrainer):
             inputs, self._localizer, self._step_delimiter, correctness=self._correctness, step=step,
             rank=self.accelerator.process_index, processes=self.accelerator.num_processes,
         )  # fmt: skip
-        own = {name: value for name, value in vars(self).items() if name == "_calculate_rewards"}  # somebody's patch
+        patch = {name: value for name, value in vars(self).items() if name == "_calculate_rewards"}  # somebody's
         try:
             output = super()._generate_and_score_completions(inputs)
         finally:
             self._rollout = None
             vars(self).pop("_calculate_rewards", None)
-            vars(self).update(own)
+            vars(self).update(patch)
         checks.check_rolled_out(self, rollout.records)
         checks.check_mask(rollout.records, output.get("tool_mask"))
         advantages = group_advantages(
@@ -123,11 +122,11 @@ class SRPOTrainer(ExactResumeMixin, CreditTrainer):
             scale_rewards=self.scale_rewards,
             multi_objective_aggregation=self.multi_objective_aggregation,
         )
-        output["advantages"] = advantages[rollout.rank * len(inputs) : (rollout.rank + 1) * len(inputs)]
-        pairs = zip(rollout.records, output["advantages"].tolist(), strict=True)
+        values, own = advantages.tolist(), slice(rollout.rank * len(inputs), (rollout.rank + 1) * len(inputs))
+        output["advantages"] = advantages[own]
+        pairs = zip(rollout.records, values[own], strict=True)
         self.rollout_records = [record._replace(advantage=advantage) for record, advantage in pairs]
-        logged: Any = self._logs["advantages"]  # holds a batch: TRL's advantages go
-        logged.extend(advantages.tolist())
+        self._logs["advantages"].extend(values)  # type: ignore[attr-defined]  # holds a batch: TRL's advantages go
         # TRL's count of the loss's tokens on all processes, of which `mask_truncated_completions` leaves some out.
         rollout.metrics["reset/trained_tokens"] = float(output["num_items_in_batch"])
         for name, value in rollout.metrics.items():

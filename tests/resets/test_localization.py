@@ -13,6 +13,7 @@ from credit_trl.resets.localization import (
     check_localizer,
     check_template,
     format_localization_prompt,
+    most_voted,
     parse_localization,
 )
 
@@ -229,8 +230,32 @@ def test_a_plain_prompt_gives_a_plain_question():
         "Solution:\nStep 1: Add: 4 + 5 = 9.\n\nStep 2: Double: 2 * 9 = 19.\n\nStep 3: The answer is \\boxed{19}.\n"
     ) in question
     assert "final answer of the solution is wrong" in question and "in 3 numbered steps" in question
-    assert question.endswith("1 to 3, as \\boxed{h}.")
+    assert "Judge the steps in order" in question  # before one is named
+    assert question.endswith("1 to 3, on a last line of its own as \\boxed{h}.")
     assert parse_localization(question, num_steps=3) is None  # the question, echoed, is no answer: 19 is out of range
+
+
+def test_a_plain_prompt_gives_a_message_where_the_model_chats():
+    assert format_localization_prompt(PLAIN, chat=True) == [
+        {"role": "user", "content": format_localization_prompt(PLAIN)}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [([2], 2), ([3, 2, 2], 2), ([3, 2], 2), ([None, 3, None], 3), ([None], None), ([], None), ([4, 4, 1, 1, 9], 1)],
+)
+def test_votes(steps, expected):
+    assert most_voted(steps) == expected
+
+
+@given(st.lists(st.none() | st.integers(1, 5), max_size=9))
+def test_no_step_has_more_votes_than_the_winner(steps):
+    winner = most_voted(steps)
+    named = [step for step in steps if step is not None]
+    assert (winner is None) == (not named)
+    assert all(steps.count(step) < steps.count(winner) or step >= winner for step in named if winner is not None)
+    assert all(steps.count(step) <= steps.count(winner) for step in named)
 
 
 def test_a_conversation_gives_one_user_message():

@@ -46,7 +46,11 @@ CASES = {
         "Set max_completion_length=256",
         dict(max_completion_length=256),
     ),
-    "localizer": (dict(localizer="oracle"), "localizer must be one of self, random", dict(localizer="random")),
+    "localizer": (
+        dict(localizer="oracle"),
+        "localizer must be one of self, random, prm, chat",
+        dict(localizer="random"),
+    ),
     "localizer, a function": (
         dict(localizer=len),
         "SRPOTrainer(localizer=...)",
@@ -64,8 +68,8 @@ CASES = {
         dict(localization_template="{problem} {steps}"),
     ),
     "localization_temperature": (
-        dict(localization_temperature=0.0),
-        "localization_temperature must be above 0",
+        dict(localization_temperature=-0.1),
+        "localization_temperature must be at least 0",
         dict(localization_temperature=0.1),
     ),
     "localization_max_tokens": (

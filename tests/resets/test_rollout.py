@@ -24,6 +24,7 @@ class Engine:
     """A token is a character; `script` has the completions of a text in order, each with its end."""
 
     end_ids = frozenset({END})
+    has_chat_template = False
 
     def __init__(self, script):
         self.script, self.asked, self.counts = script, [], Counter()
@@ -62,10 +63,10 @@ class Scorer:
         return Scores(rewards, {"length": list(map(len, ids))}, {"share": [sum(values) / len(values)], "rows": [1, 3]})
 
 
-def roll(script, prompts, localizer="random", **options):
+def roll(script, prompts, localizer="random", engine=Engine, **options):
     settings = dict(num_generations=4, max_completion_length=9, step_delimiter="|", seed=3)
     args = SRPOConfig("unused", use_cpu=True, bf16=False, report_to="none", **settings | options)
-    engine = Engine(script)
+    engine = engine(script)
     scorer = Scorer(engine)
     inputs = [{"prompt": prompt, "answer": [number]} for number, prompt in enumerate(prompts) for _ in range(4)]
     made = Rollout(engine, scorer, args, 4, 9, inputs, localizer, "|")
@@ -162,6 +163,57 @@ def test_the_policy_is_asked_and_its_answer_is_read():
     assert made.columns["reset_step"][2:4] == [2, 2]
 
 
+def test_votes_are_asked_side_by_side_and_the_most_frequent_step_wins():
+    answers = ["\\boxed{3}", "\\boxed{2}", "none", "\\boxed{2}", "\\boxed{3}"]  # of equals, the earlier one
+    made, engine, _ = roll(SCRIPT | {"?": answers, "pa|": ["y+"] * 2}, ["p", "q"], "self", localization_votes=5)
+    questions, *_ = engine.asked[1]
+    assert len(questions) == 5 and len(set(questions)) == 1
+    assert made.columns["reset_step"][2:4] == [2, 2] and made.metrics["reset/parse_rate"] == 1
+    assert made.metrics["reset/localization_tokens"] == sum(min(len(answer) + 1, 9) for answer in answers)
+
+
+def test_votes_of_several_failures_stay_with_their_own():
+    """Two failures, whose answers come in the order of the failures."""
+    script = {"p": ["a|b|c-", "d+"], "q": ["e|f|g-", "h+"], "pa|b|": ["1+", "2-"], "qe|": ["1+", "2-"]}
+    steps = {"p": ["3", "3", "1"], "q": ["1", "2", "2"]}
+
+    class Asked(Engine):
+        def complete(self, asked, prompt_ids, max_tokens, temperature=None):
+            texts = [self.exact_text(ids) for ids in prompt_ids]
+            for problem in ("p", "q"):
+                questions = [text for text in texts if f"Problem:\n{problem}\n" in text]
+                self.script |= {text: [f"\\boxed{{{h}}}" for h in steps[problem]] for text in questions}
+            return super().complete(asked, prompt_ids, max_tokens, temperature)
+
+    made, *_ = roll(script, ["p", "q"], "self", engine=Asked, localization_votes=3, localization_max_tokens=20)
+    assert made.columns["reset_step"] == [None, None, 3, 3, None, None, 2, 2]
+
+
+def test_a_model_with_a_chat_template_is_asked_in_a_message():
+    class Chat(Engine):
+        has_chat_template = True
+
+        def token_ids(self, prompts):
+            texts = [prompt if isinstance(prompt, str) else f"<{prompt[0]['content']}>" for prompt in prompts]
+            return super().token_ids(texts)
+
+    _, engine, _ = roll(SCRIPT | {"?": ["\\boxed{2}"]}, ["p", "q"], "self", engine=Chat)
+    (question,) = engine.asked[1][0]
+    assert question.startswith("<Below are a problem") and question.endswith("\\boxed{h}.>")
+    assert engine.asked[0][0] == ["p", "p", "q", "q"]  # the prompts themselves stay as they are
+
+
+def test_a_failure_without_a_named_step_is_reset_to_its_first_one_where_asked_for():
+    options = dict(localization_fallback="first")
+    made, *_ = roll(SCRIPT | {"p": [*SCRIPT["p"], "y+", "z-"]}, ["p", "q"], lambda failed: [None], **options)
+    assert made.columns["reset_step"][2:4] == [1, 1] and made.metrics["reset/fallback_count"] == 1
+
+
+def test_a_prefix_is_trained_where_asked_for():
+    made, *_ = roll(SCRIPT, ["p", "q"], second, train_prefix=True)
+    assert made.records[2].prefix_length == 2 and made.records[2].loss_mask == [1] * 5
+
+
 def test_a_localization_is_as_long_as_a_completion_unless_told_otherwise():
     script = SCRIPT | {"?": ["\\boxed{2} and so on"], "pa|": ["y+"] * 2}
     made, engine, _ = roll(script, ["p", "q"], "self")
@@ -188,11 +240,13 @@ def test_a_rollout_knows_no_trainer():
 def test_a_seed_is_cut_before_its_reset_step():
     steps = [Step(0, 2, "a|"), Step(2, 4, "x|"), Step(4, 6, "d-")]
     sample = Sample([1, 2, 3, 4, 5, 6])
-    record, prefix = Localized(sample, steps, 3).cut(uniform=0.0, reset_offset=1)
+    record, prefix = Localized(sample, steps, 3).cut(0.0, 1, "random")
     assert record == SeedRecord(("a|", "x|", "d-"), 3, Reset(2, False)) and prefix.ids == [1, 2]
-    record, prefix = Localized(sample, steps, None).cut(uniform=0.7, reset_offset=1)
+    record, prefix = Localized(sample, steps, None).cut(0.7, 1, "first")
+    assert record.reset == Reset(1, True) and prefix.ids == []
+    record, prefix = Localized(sample, steps, None).cut(0.7, 1, "random")
     assert record.reset == Reset(3, True) and prefix.ids == [1, 2, 3, 4]
-    assert Localized(Sample([]), [], None).cut(uniform=0.7, reset_offset=0)[1].ids == []
+    assert Localized(Sample([]), [], None).cut(0.7, 0, "random")[1].ids == []
 
 
 # --- metrics ---

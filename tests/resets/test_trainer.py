@@ -12,7 +12,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from credit_trl import GRPOLambdaConfig, SRPOConfig, SRPOTrainer, STraceConfig, STraceTrainer
@@ -135,6 +135,36 @@ def test_prefix_tokens_have_no_gradient_and_suffix_tokens_have(make):
     assert prefix.sum() == 24
     assert (gradient[prefix] == 0).all()
     assert (gradient[(inputs["completion_mask"] * inputs["tool_mask"]).bool()] != 0).all()
+
+
+def test_a_trained_prefix_has_the_gradient_of_what_follows_it(make):
+    data = Dataset.from_dict({"prompt": [A, B], "answer": [9, 3]})
+    options = dict(data=data, localizer=oracle, max_completion_length=40, train_prefix=True)
+    trainer = make(Kept, Scripted, **options)
+    trainer.script = BY_HAND
+    trainer.train()
+    (output,) = trainer.outputs
+    assert (output["tool_mask"] * output["completion_mask"] == output["completion_mask"]).all()
+    assert trainer.state.log_history[0]["reset/trained_tokens"] == output["completion_mask"].sum()
+
+
+def test_the_likeliest_localization_is_taken_at_temperature_0(make, tiny_model):
+    class Watched:
+        asked: list = []
+
+        def _generate_single_turn(self, prompt_ids, *rest):
+            ids = super()._generate_single_turn(prompt_ids, *rest)[0]
+            self.asked.append((self.generation_config.do_sample, prompt_ids, ids))
+            return ids, None
+
+    options = dict(localization_temperature=0, localization_template="{problem}{completion}", max_completion_length=30)
+    trainer = make(Watched, localization_max_tokens=5, **options)
+    trainer.train()
+    assert [do_sample for do_sample, *_ in trainer.asked] == [True, False, True]
+    _, questions, answers = trainer.asked[1]
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    for question, answer in zip(questions, answers, strict=True):
+        assert model(torch.tensor([question])).logits[0, -1].argmax() == answer[0]
 
 
 # --- what each phase asks for ---
@@ -534,8 +564,14 @@ REFUSED = {
     "localizer": dict(localizer="oracle"),
     "localizer (function)": dict(localizer=oracle),
     "localization_template": dict(localization_template="Where is the error?"),
-    "localization_temperature": dict(localization_temperature=0.0),
+    "localization_temperature": dict(localization_temperature=-1.0),
     "localization_max_tokens": dict(localization_max_tokens=0),
+    "localization_votes": dict(localization_votes=3, localization_temperature=0),
+    "localization_fallback": dict(localization_fallback="last"),
+    "localizer_model": dict(localizer="prm"),
+    "localizer_model (unread)": dict(localizer_model="prm"),
+    "localizer_kwargs": dict(localizer_kwargs={"threshold": 0.5}),
+    "train_prefix": dict(train_prefix="no"),
     "reset_offset": dict(reset_offset=-1),
     "seed_source": dict(seed_source="replay"),
     "seed_selection": dict(seed_selection="latest"),
@@ -584,6 +620,8 @@ def look() -> str:
         ("correctness_reward", dict(correctness_reward="accuracy")),
         ("correctness_reward", dict(correctness_reward=1)),
         ("seed_selection", dict(seed_selection="furthest", localizer="random")),
+        ("localization_fallback", dict(localization_fallback="first", localizer="random")),
+        ("localization_votes", dict(localization_votes=3, localizer="random")),
     ],
 )
 def test_the_trainer_refuses_by_name(tiny_model, tmp_path, name, options):
