@@ -44,7 +44,9 @@ def _draw_line(panel: Axes, points: list[dict[str, Any]], shift: float, color: s
     x = [point["hit_rate"] + shift for point in points]
     middle = [point["gain"][0] for point in points]
     error = [[point["gain"][0] - point["gain"][1] for point in points], [p["gain"][2] - p["gain"][0] for p in points]]
-    panel.errorbar(x, middle, yerr=error, color=color, marker=marker, markersize=6, linewidth=2, capsize=3, elinewidth=1)
+    panel.errorbar(
+        x, middle, yerr=error, color=color, marker=marker, markersize=6, linewidth=2, capsize=3, elinewidth=1
+    )
     panel.annotate(
         label, (x[-1], middle[-1]), xytext=(9, 0), textcoords="offset points", va="center", color=color, fontsize=10
     )

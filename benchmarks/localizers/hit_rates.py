@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -29,9 +30,18 @@ from benchmarks.credit.quality import complete
 from benchmarks.learning_curves.run import Run, Setting, base_model, base_tokenizer, make_trainer
 from benchmarks.learning_curves.suite import RESULTS as CURVES
 from benchmarks.learning_curves.suite import SETTINGS, RunLog, reported_runs
-from benchmarks.localizers.policy import Failure, sample_failures
-from benchmarks.localizers.quality import chance_quality, effective_hit_rate, noisy_answers, quality
-from credit_trl.resets.localization import format_localization_prompt, most_voted, parse_localization
+from benchmarks.localizers.policy import Failure, continuations, sample_failures
+from benchmarks.localizers.prm import BUDGETS, prm_localizer
+from benchmarks.localizers.quality import (
+    Answers,
+    chance_quality,
+    effective_hit_rate,
+    mean_interval,
+    noisy_answers,
+    quality,
+    reset_steps,
+)
+from credit_trl.resets.localization import call_localizer, format_localization_prompt, most_voted, parse_localization
 from credit_trl.testbed import LOCALIZATION_TEMPLATE
 
 RESULTS = Path(__file__).parent
@@ -40,6 +50,7 @@ TRAINED = ("srpo 1x4", "srpo 1x4 oracle")  # methods that train the policies bes
 VOTES = (1, 3, 5, 9)
 RATES = (0, 0.25, 0.5, 0.75, 1)  # probabilities of the noisy oracle
 TEMPERATURE = 0.3  # default of `localization_temperature`
+SUFFIXES = 4  # continuations of each failure, as in SRPO 1x4
 ANSWER_TOKENS = 6  # \boxed{h} and the end are 4 of the testbed's tokens
 
 
@@ -58,38 +69,8 @@ def ask(
     return answers, tokens, time.process_time() - begun
 
 
-def own_quality(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    failures: Sequence[Failure],
-    votes: Sequence[int],
-    progress: tqdm,
-) -> dict[int, dict[str, Any]]:
-    """Return the quality and cost of the model's own localization, by the number of votes.
-
-    Fewer votes are the first ones of more, so that what differs is the number alone.
-    """
-    asked = [ask(model, tokenizer, failures, progress) for _ in range(max(votes))]
-    result = {}
-    for count in votes:
-        ballots = zip(*(answers for answers, _, _ in asked[:count]), strict=True)
-        result[count] = quality(failures, [most_voted(list(ballot)) for ballot in ballots]) | {
-            "tokens": round(sum(tokens for _, tokens, _ in asked[:count]) / len(failures), 2),
-            "seconds": round(sum(seconds for _, _, seconds in asked[:count]) / len(failures), 5),
-        }
-    return result
-
-
-def localized_by(localizer: Callable, failures: Sequence[Failure]) -> dict[str, Any]:
-    """Return the quality and cost of a callable localizer, which samples no tokens."""
-    begun = time.process_time()
-    named = localizer([failure.shown for failure in failures])
-    seconds = time.process_time() - begun
-    return quality(failures, named) | {"tokens": 0.0, "seconds": round(seconds / len(failures), 5)}
-
-
 def trained_policy(method: str, seed: int, runs: Path) -> PreTrainedModel:
-    """Return the policy at the end of a run of `rare`, trained as tuning chose; it is trained anew."""
+    """Return the policy at the end of a run of `rare`, tuned as in the learning curves; it is trained anew."""
     run: Run = reported_runs(("rare", method), [seed], RunLog(runs).finished)[0]
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(run, copy.deepcopy(base_model()), folder)
@@ -97,30 +78,57 @@ def trained_policy(method: str, seed: int, runs: Path) -> PreTrainedModel:
     return trainer.model.eval()
 
 
+def pass_rates(
+    model: PreTrainedModel, setting: Setting, failures: Sequence[Failure], named: dict[str, Answers], progress: tqdm
+) -> dict[str, dict[str, Any]]:
+    """Return how often continuations of every failure pass, by the localizer that says where it is reset to."""
+    steps = {name: reset_steps(failures, answers) for name, answers in named.items()}
+    cuts = sorted({(index, int(step)) for chosen in steps.values() for index, step in enumerate(chosen)})
+    row = {cut: number for number, cut in enumerate(cuts)}
+    passes = continuations(
+        model, base_tokenizer(), [(failures[index], step) for index, step in cuts], setting, SUFFIXES, progress
+    )
+    prompts = np.array([failure.prompt for failure in failures])
+    result = {}
+    for name, chosen in steps.items():
+        rows = [row[index, int(step)] for index, step in enumerate(chosen)]
+        result[name] = {
+            kind: mean_interval(outcomes[rows].mean(1), prompts)
+            for kind, outcomes in zip(("suffix_pass_rate", "suffix_exact_rate"), passes, strict=True)
+        }
+    return result
+
+
 def measure(
-    model: PreTrainedModel,
-    setting: Setting,
-    prompts: int,
-    votes: Sequence[int],
-    localizers: dict[str, Callable],
-    progress: tqdm,
+    model: PreTrainedModel, setting: Setting, prompts: int, localizers: dict[str, Callable], progress: tqdm
 ) -> dict[str, Any]:
     """Return what is reported about one policy in one setting."""
+    torch.manual_seed(0)
     tokenizer = base_tokenizer()
     sampled = sample_failures(model, tokenizer, setting, prompts, progress)
     failures = sampled.failures
-    own = own_quality(model, tokenizer, failures, votes, progress)
+    named: dict[str, Answers] = {f"noisy oracle {rate}": noisy_answers(failures, rate) for rate in RATES}
+    costs = {}
+    asked = [ask(model, tokenizer, failures, progress) for _ in range(max(VOTES))]
+    for count in VOTES:  # fewer votes are the first ones of more, so that what differs is their number alone
+        name = f"self, {count} votes" if count > 1 else "self"
+        named[name] = [most_voted(ballot) for ballot in zip(*(answers for answers, *_ in asked[:count]), strict=True)]
+        costs[name] = [sum(column) / len(failures) for column in list(zip(*asked[:count], strict=True))[1:]]
+    for name, localizer in localizers.items():
+        begun = time.process_time()
+        named[name] = call_localizer(localizer, [failure.shown for failure in failures])
+        costs[name] = [0.0, (time.process_time() - begun) / len(failures)]
+    passes = pass_rates(model, setting, failures, named, progress)
+    measured = {name: quality(failures, answers) | passes[name] for name, answers in named.items()}
+    for name, (tokens, seconds) in costs.items():
+        measured[name] |= {"tokens": round(tokens, 2), "seconds": round(seconds, 5)}
     return {
         "prompts": prompts,
         "failures": len(failures),
-        "base_pass_rate": round(sampled.base_pass_rate, 4),
-        "localizers": {
-            "chance": chance_quality(failures),
-            **{f"noisy oracle {rate}": quality(failures, noisy_answers(failures, rate)) for rate in RATES},
-            **{f"self, {count} votes" if count > 1 else "self": figures for count, figures in own.items()},
-            **{name: localized_by(localizer, failures) for name, localizer in localizers.items()},
-        },
+        "base_pass_rate": round(sampled.passed, 4),
+        "base_exact_rate": round(sampled.exact, 4),
         "effective_hit_rates": {str(rate): round(effective_hit_rate(failures, rate), 4) for rate in RATES},
+        "localizers": {"chance": chance_quality(failures), **measured},
     }
 
 
@@ -128,13 +136,13 @@ def table(result: dict[str, Any]) -> str:
     lines = []
     for name, policy in result["policies"].items():
         lines += ["", f"{name}: {policy['failures']} failures, {policy['base_pass_rate']:.1%} of completions pass", ""]
-        lines += ["| localizer | hit rate | clean prefix | distance | tokens | ms |", "|---|---|---|---|---|---|"]
+        lines += ["| localizer | hit rate | clean prefix | distance | continuations pass | tokens | ms |"]
+        lines += ["|---|---|---|---|---|---|---|"]
         for localizer, figures in policy["localizers"].items():
             cells = [shown(figures["hit_rate"], True), shown(figures["clean_rate"], True), shown(figures["distance"])]
-            cells += (
-                [f"{figures['tokens']:.1f}", f"{1000 * figures['seconds']:.1f}"] if "tokens" in figures else ["", ""]
-            )
-            lines.append(f"| {localizer} | {' | '.join(cells)} |")
+            cells.append(shown(figures["suffix_pass_rate"], True) if "suffix_pass_rate" in figures else "")
+            cost = [f"{figures['tokens']:.1f}", f"{1000 * figures['seconds']:.1f}"] if "tokens" in figures else ["", ""]
+            lines.append(f"| {localizer} | {' | '.join(cells + cost)} |")
     return "\n".join(lines)
 
 
@@ -154,18 +162,17 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS / "hit_rates.json")
     arguments = parser.parse_args()
     prepare()
+    localizers = {f"prm {solutions}": prm_localizer(solutions) for solutions in BUDGETS}
     policies = {}
     with tqdm(desc="sampled", mininterval=10) as progress:
         for name in MEASURED:
-            torch.manual_seed(0)
             policies[f"{name}, base model"] = measure(
-                base_model().eval(), SETTINGS[name], arguments.prompts, VOTES, {}, progress
+                base_model().eval(), SETTINGS[name], arguments.prompts, localizers, progress
             )
         for method in TRAINED:
             policy = trained_policy(method, arguments.seed, arguments.runs)
-            torch.manual_seed(0)
             policies[f"rare, after {method}"] = measure(
-                policy, SETTINGS["rare"], arguments.prompts, VOTES[:1], {}, progress
+                policy, SETTINGS["rare"], arguments.prompts, localizers, progress
             )
     result = {
         "command": "python -m benchmarks.localizers.hit_rates",

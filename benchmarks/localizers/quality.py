@@ -13,6 +13,8 @@ from credit_trl.resets.reset_step import choose_reset
 RESAMPLES = 2000
 SELECTIONS = ("random", "furthest")  # values of `seed_selection`
 
+Answers = list[int | None]  # 1-based step that a localizer names of each failure; None where it names none
+
 
 def mean_interval(values: np.ndarray, prompts: np.ndarray) -> list[float]:
     """Return the mean of `values` over failures and its 95% bootstrap interval, which resamples whole problems.
@@ -57,7 +59,7 @@ def chance_quality(failures: Sequence[Failure]) -> dict[str, list[float]]:
 
 
 def quality(failures: Sequence[Failure], named: Sequence[int | None]) -> dict[str, list[float]]:
-    """Return how often answers name the first wrong step, or one before which nothing is wrong, and how far off they are.
+    """Return how often answers name the first wrong step, or one after a clean prefix, and how far off they are.
 
     Every figure is a mean with its interval. An answer that names no step is a miss; `distance`, in steps, and `late`,
     the share that names a step after the error, are of answers that name one.
@@ -103,6 +105,6 @@ def reset_steps(failures: Sequence[Failure], named: Sequence[int | None], seed: 
     return np.array([reset.step for reset in resets])
 
 
-def noisy_answers(failures: Sequence[Failure], rate: float) -> list[int | None]:
+def noisy_answers(failures: Sequence[Failure], rate: float) -> Answers:
     """Return what the benchmarks' noisy oracle names."""
     return call_localizer(noisy_oracle(rate), [failure.shown for failure in failures])

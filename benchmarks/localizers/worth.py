@@ -142,7 +142,9 @@ def line(selection: str, hit_rates: dict[str, Any], finished: Finished) -> dict[
         # A random failure that is cut at a random step is what RRPO does.
         name = "rrpo" if rate == "0" and selection == "random" else method + SELECTIONS[selection]
         if found := point(SETTING, name, grpo, finished):
-            points.append({"hit_rate": policy["effective_hit_rates"][rate], "localizer": f"noisy oracle {rate}", **found})
+            points.append(
+                {"hit_rate": policy["effective_hit_rates"][rate], "localizer": f"noisy oracle {rate}", **found}
+            )
     for method, localizer in REAL.items():
         found = point(SETTING, method + SELECTIONS[selection], grpo, finished)
         if found and localizer in policy["localizers"]:
