@@ -3,8 +3,8 @@
     python -m benchmarks.localizers                       # the stored runs of the learning curves
     python -m benchmarks.localizers --runs RUNS --output FOLDER
 
-The runs are those of `python -m benchmarks.learning_curves --settings rare --methods "srpo 1x4 oracle 0.5" ...`, the hit
-rates those of `python -m benchmarks.localizers.hit_rates`.
+The runs are those of `python -m benchmarks.learning_curves --settings rare --methods "srpo 1x4 oracle 0.5" ...`, the
+hit rates those of `python -m benchmarks.localizers.hit_rates`.
 """
 
 import argparse

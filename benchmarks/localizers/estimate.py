@@ -1,19 +1,19 @@
 """Estimate a localizer's hit rate from the pass rates that a run logs, without the truth. No model.
 
-Write V for the chance that a completion passes, given what is written so far. V is p, the pass rate, at the start, and a
+Write V for the chance that a completion passes, given what is written so far. V starts at p, the pass rate, and is a
 fair game: the next step moves it up as much as down. Three pass rates of continuations of failed completions follow.
 
 - Cut without knowing where it went wrong: E[V | failed] = (p - E[V^2]) / (1 - p), at most p, as E[V^2] >= p^2. Random
   resets, or those always to the same step, pass at most as often as completions from the prompt.
-- Cut at the first error, after which nothing passes: p E[sum over steps of (1 - r)] / (1 - p), r being each step's
-  chance to be right in the completions that pass. As 1 - r <= -ln r, and these sum to -ln p at most, it is at most
+- Cut at the first error, after which nothing passes: p E[sum over steps of (1 - r)] / (1 - p), r being the chance of
+  each step to be right, in the completions that pass. As 1 - r <= -ln r, and these sum to -ln p at most, it is at most
   p ln(1 / p) / (1 - p). A chain of many slightly uncertain steps gets there; a few shaky ones stay below, and so do
   problems of which some are easy and some are hard, since the bound is concave in p.
 - With a localizer that is right with probability q and names a random step otherwise: the mix of both. Hence the
   lower bound of q below, and q itself where the pass rate after an oracle's resets is known from somewhere.
 
-These hold for `seed_selection="random"` and `reset_offset=0`. Where a wrong step may still pass with a constant chance (a
-guess in multiple choice), the bounds hold as they are: they only get looser.
+These hold for `seed_selection="random"` and `reset_offset=0`. Where a wrong step may still pass with a constant chance
+(a guess in multiple choice), the bounds hold as they are: they only get looser.
 """
 
 import math

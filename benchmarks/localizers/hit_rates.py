@@ -1,6 +1,6 @@
 """Measure how often each localizer names the first wrong step of a fixed policy's failures, and what that costs.
 
-    python -m benchmarks.localizers.hit_rates             # the base model, about five CPU minutes
+    python -m benchmarks.localizers.hit_rates             # about ten CPU minutes
 
 The base model writes four completions of each problem of a setting, and every one that failed is localized: by chance
 (a random step, in expectation), by the model itself with 1, 3, 5 and 9 votes, and by a process reward model. The same
@@ -100,7 +100,12 @@ def pass_rates(
 
 
 def measure(
-    model: PreTrainedModel, setting: Setting, prompts: int, localizers: dict[str, Callable], progress: tqdm
+    model: PreTrainedModel,
+    setting: Setting,
+    prompts: int,
+    votes: Sequence[int],
+    localizers: dict[str, Callable],
+    progress: tqdm,
 ) -> dict[str, Any]:
     """Return what is reported about one policy in one setting."""
     torch.manual_seed(0)
@@ -109,8 +114,8 @@ def measure(
     failures = sampled.failures
     named: dict[str, Answers] = {f"noisy oracle {rate}": noisy_answers(failures, rate) for rate in RATES}
     costs = {}
-    asked = [ask(model, tokenizer, failures, progress) for _ in range(max(VOTES))]
-    for count in VOTES:  # fewer votes are the first ones of more, so that what differs is their number alone
+    asked = [ask(model, tokenizer, failures, progress) for _ in range(max(votes))]
+    for count in votes:  # fewer votes are the first ones of more, so that what differs is their number alone
         name = f"self, {count} votes" if count > 1 else "self"
         named[name] = [most_voted(ballot) for ballot in zip(*(answers for answers, *_ in asked[:count]), strict=True)]
         costs[name] = [sum(column) / len(failures) for column in list(zip(*asked[:count], strict=True))[1:]]
@@ -154,7 +159,7 @@ def shown(interval: Sequence[float], percent: bool = False) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", type=int, default=260, help="problems of each setting, four completions each")
+    parser.add_argument("--prompts", type=int, default=160, help="problems of each setting, four completions each")
     parser.add_argument(
         "--runs", type=Path, default=CURVES / "runs.jsonl", help="finished runs, which say what is tuned"
     )
@@ -167,12 +172,12 @@ def main() -> None:
     with tqdm(desc="sampled", mininterval=10) as progress:
         for name in MEASURED:
             policies[f"{name}, base model"] = measure(
-                base_model().eval(), SETTINGS[name], arguments.prompts, localizers, progress
+                base_model().eval(), SETTINGS[name], arguments.prompts, VOTES, localizers, progress
             )
         for method in TRAINED:
             policy = trained_policy(method, arguments.seed, arguments.runs)
             policies[f"rare, after {method}"] = measure(
-                policy, SETTINGS["rare"], arguments.prompts, localizers, progress
+                policy, SETTINGS["rare"], arguments.prompts, VOTES[:1], localizers, progress
             )
     result = {
         "command": "python -m benchmarks.localizers.hit_rates",

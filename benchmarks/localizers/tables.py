@@ -21,7 +21,19 @@ def markdown(summary: dict[str, Any]) -> str:
     for selection, line in summary["lines"].items():
         for point in [*line["points"], *line["real"]]:
             lines += _row([point["localizer"], selection, f"{point['hit_rate']:.0%}", *_outcome(point)])
-    lines += ["", *crossing_lines(summary), "", "## Other settings", ""]
+    lines += ["", *crossing_lines(summary), "", "## What a run logs", ""]
+    lines += _row(["localizer", "failure", "hit rate", "base pass rate", "continuations pass", "over base", "corrected",
+                   "hit rate at least", "with RRPO's", "between RRPO's and the oracle's"])  # fmt: skip
+    lines += _row(["---"] * 10)
+    for selection, line in summary["lines"].items():
+        for point in [*line["points"], *line["real"]]:
+            seen = point["logged"]
+            cells = [f"{seen[name][0]:.3f}" for name in ("base_pass_rate", "suffix_pass_rate")]
+            cells += [_interval(seen["suffix_over_base"]), f"{seen['corrected_fraction'][0]:.3f}"]
+            estimates = point.get("estimates", {})
+            cells += [_share(estimates.get(name)) for name in ("at_least", "at_least_with_rrpo", "between")]
+            lines += _row([point["localizer"], selection, f"{point['hit_rate']:.0%}", *cells])
+    lines += ["", "## Other settings", ""]
     for setting, outcome in summary["elsewhere"].items():
         lines += [f"**{setting}**: {outcome['description']}"]
         if outcome["own_hit_rate"]:
@@ -47,10 +59,14 @@ def crossing_lines(summary: dict[str, Any]) -> list[str]:
                 low, high = found["interval"]
                 sentences.append(
                     f"- {selection} failure, against {name}: resets pay from a hit rate of {_rate(found['value'])} on "
-                    f"(95%: {_rate(low)} to {_rate(high)}); at any hit rate in {found['always']:.0%} of the resamples, at "
-                    f"none in {found['never']:.0%}."
+                    f"(95%: {_rate(low)} to {_rate(high)}); at any hit rate in {found['always']:.0%} of the resamples, "
+                    f"at none in {found['never']:.0%}."
                 )
     return sentences
+
+
+def _share(share: float | None) -> str:
+    return "" if share is None else f"{share:.0%}"
 
 
 def _rate(rate: float) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from benchmarks.common.methods import METHODS
 from benchmarks.learning_curves.report import mean_interval, resamples, sign_flip_p
 from benchmarks.learning_curves.suite import SEEDS, SETTINGS, describe, reported_runs, tuned_text
+from benchmarks.localizers.estimate import hit_rate_at_least, hit_rate_between
 
 SETTING = "rare"
 FRESH_SEEDS = range(10, 30)  # seeds on which what came out ahead ran once more
@@ -43,7 +44,8 @@ def point(setting: str, method: str, grpo: dict[int, float], finished: Finished)
     """Return what is reported about a method, None without a finished run of it."""
     if method not in METHODS:
         return None
-    rates = final_pass_rates(setting, method, SEEDS, finished)
+    runs = results(setting, method, SEEDS, finished)
+    rates = {seed: run["pass_at_1"][-1] for seed, run in runs.items()}
     seeds = sorted(rates.keys() & grpo.keys())
     if not seeds:
         return None
@@ -56,6 +58,18 @@ def point(setting: str, method: str, grpo: dict[int, float], finished: Finished)
         "gains": [round(gain, 6) for gain in gains],
         "gain": mean_interval(gains),
         "p": sign_flip_p(gains),
+        "logged": logged([runs[seed]["diagnostics"] for seed in seeds]),
+    }
+
+
+def logged(runs: Sequence[dict[str, float]]) -> dict[str, list[float]]:
+    """Return what a user sees of the resets without the truth, means over each run, with intervals over runs."""
+    base, suffix = ([run[f"reset/{name}_pass_rate"] for run in runs] for name in ("base", "suffix"))
+    return {
+        "base_pass_rate": mean_interval(base),
+        "suffix_pass_rate": mean_interval(suffix),
+        "suffix_over_base": mean_interval([after / before for after, before in zip(suffix, base, strict=True)]),
+        "corrected_fraction": mean_interval([run["reset/corrected_fraction"] for run in runs]),
     }
 
 
@@ -149,18 +163,39 @@ def line(selection: str, hit_rates: dict[str, Any], finished: Finished) -> dict[
         found = point(SETTING, method + SELECTIONS[selection], grpo, finished)
         if found and localizer in policy["localizers"]:
             real.append({"hit_rate": policy["localizers"][localizer]["hit_rate"][0], "localizer": localizer, **found})
+    if selection == "random":
+        add_estimates([*points, *real])
     result: dict[str, Any] = {"points": points, "real": real}
     if len(points) > 1:
         result["crossing"] = crossings(points, grpo, final_pass_rates(SETTING, "grpo", FRESH_SEEDS, finished))
     return result
 
 
+def add_estimates(points: Sequence[dict[str, Any]]) -> None:
+    """Add to each point what its logged pass rates say about the hit rate, given those of RRPO's and the oracle's runs.
+
+    Policies differ in how far they got, so that pass rates of resets are compared as shares of their own base rates.
+    """
+    shares = {found["method"]: found["logged"]["suffix_over_base"][0] for found in points}
+    for found in points:
+        base, suffix = (found["logged"][f"{name}_pass_rate"][0] for name in ("base", "suffix"))
+        found["estimates"] = {"at_least": round(hit_rate_at_least(base, suffix), 4)}
+        if "rrpo" in shares:
+            random = shares["rrpo"] * base
+            found["estimates"]["at_least_with_rrpo"] = round(hit_rate_at_least(base, suffix, random), 4)
+            if "srpo 1x4 oracle" in shares:
+                between = hit_rate_between(suffix, random, shares["srpo 1x4 oracle"] * base)
+                found["estimates"]["between"] = round(between, 4)
+
+
 def elsewhere(hit_rates: dict[str, Any], finished: Finished) -> dict[str, Any]:
-    """Return what resets are worth in the settings without a noisy oracle: RRPO, the model's own localization, the oracle."""
+    """Return what RRPO, the model's own localization and an oracle are worth in the settings without a noisy oracle."""
     result = {}
     for setting in OTHERS:
         grpo = final_pass_rates(setting, "grpo", SEEDS, finished)
         points = [point(setting, method, grpo, finished) for method in ("rrpo", "srpo 1x4", "srpo 1x4 oracle")]
+        if not grpo:
+            continue
         policy = hit_rates["policies"].get(f"{setting}, base model")
         result[setting] = {
             "description": describe(SETTINGS[setting], results(setting, "grpo", SEEDS, finished)),
@@ -177,10 +212,10 @@ def summarize(hit_rates: dict[str, Any], finished: Finished) -> dict[str, Any]:
     everyone = [*grpo.values(), *fresh.values()]
     return {
         "command": "python -m benchmarks.localizers",
-        "note": "Gains are final pass@1 minus GRPO's, paired by seed, with 95% percentile bootstrap intervals over seeds; "
-        "p flips the signs of the seeds' differences. Hit rates are those on the base model's failures; a noisy oracle's "
-        "count the right steps that it names by chance. A crossing is the hit rate from which on a nondecreasing "
-        "curve through the mean gains is above zero.",
+        "note": "Gains are final pass@1 minus GRPO's, paired by seed, with 95% percentile bootstrap intervals over "
+        "seeds; p flips the signs of the seeds' differences. Hit rates are those on the base model's failures; a noisy "
+        "oracle's count the right steps that it names by chance. A crossing is the hit rate from which on a "
+        "nondecreasing curve through the mean gains is above zero.",
         "setting": describe(SETTINGS[SETTING], results(SETTING, "grpo", SEEDS, finished)),
         "grpo": {"seeds": len(grpo), "pass_at_1": mean_interval(list(grpo.values()))},
         "grpo_all_seeds": {"seeds": len(everyone), "pass_at_1": mean_interval(everyone)} if fresh else None,
