@@ -1,6 +1,7 @@
 """Measure how often each localizer names the first wrong step of a fixed policy's failures, and what that costs.
 
     python -m benchmarks.localizers.hit_rates             # about ten CPU minutes
+    python -m benchmarks.localizers.hit_rates --add prm   # the process reward models alone, beside what is stored
 
 The base model writes four completions of each problem of a setting, and every one that failed is localized: by chance
 (a random step, in expectation), by the model itself with 1, 3, 5 and 9 votes, and by a process reward model. The same
@@ -14,6 +15,7 @@ those of one CPU thread, for a failure. Intervals are 95% bootstrap intervals ov
 import argparse
 import copy
 import json
+import re
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -45,12 +47,17 @@ from credit_trl.resets.localization import call_localizer, format_localization_p
 from credit_trl.testbed import LOCALIZATION_TEMPLATE
 
 RESULTS = Path(__file__).parent
-MEASURED = ("rare", "long")  # settings
-TRAINED = ("srpo 1x4", "srpo 1x4 oracle")  # methods that train the policies beside the base model, in `rare`
+# Policy -> its setting, the method that trained it (None: the base model), and the share of the problems it gets.
+POLICIES = {
+    "rare, base model": ("rare", None, 1.0),
+    "long, base model": ("long", None, 1.0),
+    "rare, after srpo 1x4": ("rare", "srpo 1x4", 0.4),
+    "rare, after srpo 1x4 oracle": ("rare", "srpo 1x4 oracle", 0.4),
+}
 VOTES = (1, 3, 5, 9)
 RATES = (0, 0.25, 0.5, 0.75, 1)  # probabilities of the noisy oracle
 TEMPERATURE = 0.3  # default of `localization_temperature`
-SUFFIXES = 4  # continuations of each failure, as in SRPO 1x4
+SUFFIXES = 2  # continuations of each failure
 ANSWER_TOKENS = 6  # \boxed{h} and the end are 4 of the testbed's tokens
 
 
@@ -69,9 +76,9 @@ def ask(
     return answers, tokens, time.process_time() - begun
 
 
-def trained_policy(method: str, seed: int, runs: Path) -> PreTrainedModel:
-    """Return the policy at the end of a run of `rare`, tuned as in the learning curves; it is trained anew."""
-    run: Run = reported_runs(("rare", method), [seed], RunLog(runs).finished)[0]
+def trained_policy(setting: str, method: str, seed: int, runs: Path) -> PreTrainedModel:
+    """Return the policy at the end of a run, tuned as in the learning curves; it is trained anew."""
+    run: Run = reported_runs((setting, method), [seed], RunLog(runs).finished)[0]
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(run, copy.deepcopy(base_model()), folder)
         trainer.train()
@@ -104,17 +111,25 @@ def measure(
     setting: Setting,
     prompts: int,
     votes: Sequence[int],
+    rates: Sequence[float],
     localizers: dict[str, Callable],
     progress: tqdm,
 ) -> dict[str, Any]:
-    """Return what is reported about one policy in one setting."""
+    """Return what is reported about one policy in one setting.
+
+    Args:
+        prompts: number of problems. The failures are the same in every call.
+        votes: numbers of votes of the model's own localization.
+        rates: probabilities of the noisy oracle.
+        localizers: further localizers by name.
+    """
     torch.manual_seed(0)
     tokenizer = base_tokenizer()
     sampled = sample_failures(model, tokenizer, setting, prompts, progress)
     failures = sampled.failures
-    named: dict[str, Answers] = {f"noisy oracle {rate}": noisy_answers(failures, rate) for rate in RATES}
+    named: dict[str, Answers] = {f"noisy oracle {rate}": noisy_answers(failures, rate) for rate in rates}
     costs = {}
-    asked = [ask(model, tokenizer, failures, progress) for _ in range(max(votes))]
+    asked = [ask(model, tokenizer, failures, progress) for _ in range(max(votes, default=0))]
     for count in votes:  # fewer votes are the first ones of more, so that what differs is their number alone
         name = f"self, {count} votes" if count > 1 else "self"
         named[name] = [most_voted(ballot) for ballot in zip(*(answers for answers, *_ in asked[:count]), strict=True)]
@@ -137,9 +152,9 @@ def measure(
     }
 
 
-def table(result: dict[str, Any]) -> str:
+def table(policies: dict[str, Any]) -> str:
     lines = []
-    for name, policy in result["policies"].items():
+    for name, policy in policies.items():
         lines += ["", f"{name}: {policy['failures']} failures, {policy['base_pass_rate']:.1%} of completions pass", ""]
         lines += ["| localizer | hit rate | clean prefix | distance | continuations pass | tokens | ms |"]
         lines += ["|---|---|---|---|---|---|---|"]
@@ -159,34 +174,44 @@ def shown(interval: Sequence[float], percent: bool = False) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", type=int, default=160, help="problems of each setting, four completions each")
+    parser.add_argument("--prompts", type=int, default=140, help="problems of each setting, four completions each")
     parser.add_argument(
         "--runs", type=Path, default=CURVES / "runs.jsonl", help="finished runs, which say what is tuned"
     )
+    parser.add_argument("--policies", nargs="+", choices=POLICIES, default=list(POLICIES))
+    parser.add_argument("--budgets", nargs="*", type=int, default=BUDGETS, help="labelled solutions of the PRMs")
+    parser.add_argument("--add", choices=("prm",), help="measure these alone, and keep what is stored about others")
     parser.add_argument("--seed", type=int, default=0, help="seed of the trained policies' runs")
     parser.add_argument("--output", type=Path, default=RESULTS / "hit_rates.json")
     arguments = parser.parse_args()
     prepare()
-    localizers = {f"prm {solutions}": prm_localizer(solutions) for solutions in BUDGETS}
-    policies = {}
+    localizers = {f"prm {solutions}": prm_localizer(solutions) for solutions in arguments.budgets}
+    votes, rates = ((), ()) if arguments.add else (VOTES, RATES)
+    stored = json.loads(arguments.output.read_text())["policies"] if arguments.output.exists() else {}
+    policies: dict[str, Any] = {name: stored[name] for name in POLICIES if name in stored}
     with tqdm(desc="sampled", mininterval=10) as progress:
-        for name in MEASURED:
-            policies[f"{name}, base model"] = measure(
-                base_model().eval(), SETTINGS[name], arguments.prompts, VOTES, localizers, progress
-            )
-        for method in TRAINED:
-            policy = trained_policy(method, arguments.seed, arguments.runs)
-            policies[f"rare, after {method}"] = measure(
-                policy, SETTINGS["rare"], arguments.prompts, VOTES[:1], localizers, progress
-            )
+        for name in arguments.policies:
+            setting, method, share = POLICIES[name]
+            policy = trained_policy(setting, method, arguments.seed, arguments.runs) if method else base_model().eval()
+            prompts = round(share * arguments.prompts)
+            measured = measure(policy, SETTINGS[setting], prompts, votes, rates, localizers, progress)
+            if arguments.add:
+                measured["localizers"] = policies[name]["localizers"] | measured["localizers"]
+            policies[name] = measured
+            write(policies, arguments.output)
+    print(table(policies))
+
+
+def write(policies: dict[str, Any], path: Path) -> None:
     result = {
         "command": "python -m benchmarks.localizers.hit_rates",
         "device": f"{processor()}, one thread",
         "torch": torch.__version__,
         "policies": policies,
     }
-    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
-    print(table(result))
+    text = json.dumps(result, indent=1)
+    text = re.sub(r"\[([^\[\]{}]*)\]", lambda match: "[" + " ".join(match[1].split()) + "]", text)  # a list on a line
+    path.write_text(text + "\n")
 
 
 if __name__ == "__main__":

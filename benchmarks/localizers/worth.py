@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.common.methods import METHODS
 from benchmarks.learning_curves.report import mean_interval, resamples, sign_flip_p
 from benchmarks.learning_curves.suite import SEEDS, SETTINGS, describe, reported_runs, tuned_text
-from benchmarks.localizers.estimate import hit_rate_at_least, hit_rate_between
+from benchmarks.localizers.trial import of_policy, of_runs
 
 SETTING = "rare"
 FRESH_SEEDS = range(10, 30)  # seeds on which what came out ahead ran once more
@@ -59,6 +59,7 @@ def point(setting: str, method: str, grpo: dict[int, float], finished: Finished)
         "gain": mean_interval(gains),
         "p": sign_flip_p(gains),
         "logged": logged([runs[seed]["diagnostics"] for seed in seeds]),
+        "estimates": {},  # of lines with random failures, see `trial.py`
     }
 
 
@@ -164,28 +165,11 @@ def line(selection: str, hit_rates: dict[str, Any], finished: Finished) -> dict[
         if found and localizer in policy["localizers"]:
             real.append({"hit_rate": policy["localizers"][localizer]["hit_rate"][0], "localizer": localizer, **found})
     if selection == "random":
-        add_estimates([*points, *real])
+        of_runs([*points, *real], policy["effective_hit_rates"]["0"])
     result: dict[str, Any] = {"points": points, "real": real}
     if len(points) > 1:
         result["crossing"] = crossings(points, grpo, final_pass_rates(SETTING, "grpo", FRESH_SEEDS, finished))
     return result
-
-
-def add_estimates(points: Sequence[dict[str, Any]]) -> None:
-    """Add to each point what its logged pass rates say about the hit rate, given those of RRPO's and the oracle's runs.
-
-    Policies differ in how far they got, so that pass rates of resets are compared as shares of their own base rates.
-    """
-    shares = {found["method"]: found["logged"]["suffix_over_base"][0] for found in points}
-    for found in points:
-        base, suffix = (found["logged"][f"{name}_pass_rate"][0] for name in ("base", "suffix"))
-        found["estimates"] = {"at_least": round(hit_rate_at_least(base, suffix), 4)}
-        if "rrpo" in shares:
-            random = shares["rrpo"] * base
-            found["estimates"]["at_least_with_rrpo"] = round(hit_rate_at_least(base, suffix, random), 4)
-            if "srpo 1x4 oracle" in shares:
-                between = hit_rate_between(suffix, random, shares["srpo 1x4 oracle"] * base)
-                found["estimates"]["between"] = round(between, 4)
 
 
 def elsewhere(hit_rates: dict[str, Any], finished: Finished) -> dict[str, Any]:
@@ -221,4 +205,5 @@ def summarize(hit_rates: dict[str, Any], finished: Finished) -> dict[str, Any]:
         "grpo_all_seeds": {"seeds": len(everyone), "pass_at_1": mean_interval(everyone)} if fresh else None,
         "lines": {selection: line(selection, hit_rates, finished) for selection in SELECTIONS},
         "elsewhere": elsewhere(hit_rates, finished),
+        "fixed_policies": {name: of_policy(policy) for name, policy in hit_rates["policies"].items()},
     }

@@ -176,11 +176,23 @@ def test_the_interval_of_a_crossing_counts_resamples_that_have_none():
     assert found == {"value": 0.5, "interval": [0.5, math.inf], "always": 0, "never": 0.2}
 
 
+def passing(hit_rate: float, suffix: float, exact: float) -> dict[str, list[float]]:
+    names = ("hit_rate", "clean_rate", "suffix_pass_rate", "suffix_exact_rate")
+    return {name: [value] * 3 for name, value in zip(names, (hit_rate, 0.5, suffix, exact), strict=True)}
+
+
 HIT_RATES = {
     "policies": {
         "rare, base model": {
+            "base_pass_rate": 0.1,
+            "base_exact_rate": 0.05,
             "effective_hit_rates": {"0": 0.06, "0.25": 0.3, "0.5": 0.53, "0.75": 0.77, "1": 1.0},
-            "localizers": {"self": {"hit_rate": [0.35, 0.3, 0.4]}, "self, 3 votes": {"hit_rate": [0.4, 0.3, 0.5]}},
+            "localizers": {
+                "noisy oracle 0": passing(0.06, 0.08, 0.03),
+                "self": passing(0.35, 0.1, 0.045),
+                "self, 3 votes": passing(0.4, 0.1, 0.045),
+                "noisy oracle 1": passing(1.0, 0.16, 0.09),
+            },
         }
     }
 }
@@ -225,11 +237,18 @@ def test_estimates_are_those_of_the_logged_pass_rates(finished):
     points = {found["method"]: found for found in worth.summarize(HIT_RATES, finished)["lines"]["random"]["points"]}
     assert points["srpo 1x4 oracle 0.5"]["logged"]["suffix_over_base"][0] == pytest.approx(1.25)
     estimates = {method: found["estimates"] for method, found in points.items()}
-    assert estimates["rrpo"]["between"] == 0 and estimates["srpo 1x4 oracle"]["between"] == 1
-    assert estimates["srpo 1x4 oracle 0.5"]["between"] == pytest.approx((0.125 - 0.075) / (0.2 - 0.075))
+    assert estimates["rrpo"]["between"] == 0.06 and estimates["srpo 1x4 oracle"]["between"] == 1  # chance hits too
+    assert estimates["srpo 1x4 oracle 0.5"]["between"] == pytest.approx(0.06 + 0.94 * (0.125 - 0.075) / (0.2 - 0.075))
     bound = (0.125 - 0.075) / (oracle_bound(0.1) - 0.075)
-    assert estimates["srpo 1x4 oracle 0.5"]["at_least_with_rrpo"] == pytest.approx(bound, abs=1e-4)
+    assert estimates["srpo 1x4 oracle 0.5"]["at_least_with_random"] == pytest.approx(bound, abs=1e-4)
     assert estimates["srpo 1x4 oracle 0.5"]["at_least"] < bound
+
+
+def test_estimates_of_a_fixed_policy_are_those_of_its_own_ends(finished):
+    found = worth.summarize(HIT_RATES, finished)["fixed_policies"]["rare, base model"]["self"]
+    assert found["pass"]["between"] == pytest.approx(0.06 + 0.94 * 0.25)
+    assert found["exact"]["between"] == pytest.approx(0.06 + 0.94 * 0.25)
+    assert found["exact"]["at_least_with_random"] == pytest.approx(0.015 / (oracle_bound(0.05) - 0.03), abs=1e-4)
 
 
 def test_a_figure_and_tables_are_made_of_a_few_runs(finished, tmp_path):
