@@ -29,7 +29,7 @@ def main() -> None:
     arguments = parser.parse_args()
     summary = summarize(json.loads(arguments.hit_rates.read_text()), RunLog(arguments.runs).finished)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(summary, indent=1)
+    text = json.dumps(summary, indent=1, allow_nan=False)
     text = re.sub(r"\[([^\[\]{}]*)\]", lambda match: "[" + " ".join(match[1].split()) + "]", text)  # a list on a line
     (arguments.output / "localizers.json").write_text(text + "\n")
     (arguments.output / "localizers.md").write_text(markdown(summary))

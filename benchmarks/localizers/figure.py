@@ -50,6 +50,11 @@ def _draw_line(panel: Axes, points: list[dict[str, Any]], shift: float, color: s
     panel.annotate(
         label, (x[-1], middle[-1]), xytext=(9, 0), textcoords="offset points", va="center", color=color, fontsize=10
     )
+    if points[0]["method"] == "rrpo":
+        panel.annotate(
+            "RRPO:\nrandom steps", (x[0], middle[0]), xytext=(8, -6), textcoords="offset points", va="top",
+            color=color, fontsize=9,
+        )  # fmt: skip
 
 
 def _draw_real(panel: Axes, point: dict[str, Any], shift: float, color: str) -> None:
@@ -67,9 +72,9 @@ def _draw_real(panel: Axes, point: dict[str, Any], shift: float, color: str) -> 
 
 def _short(localizer: str) -> str:
     """Return a localizer's name in the figure."""
-    if localizer.startswith("self, "):
-        return localizer.removeprefix("self, ")
-    return {"self": "the model itself", "prm": "PRM"}[localizer]
+    if localizer == "self":
+        return "the model itself"
+    return localizer.removeprefix("self, ").replace("prm", "PRM,")
 
 
 def _draw_zero(panel: Axes, summary: dict[str, Any]) -> None:

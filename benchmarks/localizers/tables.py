@@ -47,9 +47,9 @@ def crossing_lines(summary: dict[str, Any]) -> list[str]:
         for kind, name in zero_lines.items():
             if kind in line.get("crossing", {}):
                 found = line["crossing"][kind]
-                low, high = found["interval"]
+                value, low, high = map(float, found["interval"])
                 sentences.append(
-                    f"- {selection} failure, against {name}: resets pay from a hit rate of {_rate(found['value'])} on "
+                    f"- {selection} failure, against {name}: resets pay from a hit rate of {_rate(value)} on "
                     f"(95%: {_rate(low)} to {_rate(high)}); at any hit rate in {found['always']:.0%} of the resamples, "
                     f"at none in {found['never']:.0%}."
                 )

@@ -19,10 +19,11 @@ FRESH_SEEDS = range(10, 30)  # seeds on which what came out ahead ran once more
 SELECTIONS = {"random": "", "furthest": " furthest"}  # seed selection -> the end of its methods' names
 # Method with the noisy oracle -> how often that names the right step on purpose.
 NOISY = {**{f"srpo 1x4 oracle {rate}": f"{rate}" for rate in (0, 0.25, 0.5, 0.75)}, "srpo 1x4 oracle": "1"}
+# Method with a localizer that knows no truth -> the localizer's name in `hit_rates.json`.
 REAL = {
     "srpo 1x4": "self",
     **{f"srpo 1x4 votes {votes}": f"self, {votes} votes" for votes in (3, 5, 9)},
-    "srpo 1x4 prm": "prm",
+    **{f"srpo 1x4 prm {solutions}": f"prm {solutions}" for solutions in (100, 500, 2000)},
 }
 # Settings in which no noisy oracle ran: what their oracle and their own localization are worth.
 OTHERS = ("short", "long", "long_reuse")
@@ -104,7 +105,7 @@ def crossing(rates: Sequence[float], gains: Sequence[float]) -> float:
 
 
 def crossing_interval(rates: Sequence[float], gains: np.ndarray, resampled: np.ndarray) -> dict[str, Any]:
-    """Return from which hit rate on resets pay, with its 95% percentile bootstrap interval.
+    """Return from which hit rate on resets pay, with its 95% percentile bootstrap interval, and resamples without one.
 
     A better localizer is taken to be worth no less: a nondecreasing curve is laid through the mean gains.
 
@@ -115,10 +116,11 @@ def crossing_interval(rates: Sequence[float], gains: np.ndarray, resampled: np.n
     """
     found = np.sort([crossing(rates, row) for row in nondecreasing(resampled)])
     last = len(found) - 1
+    # Order statistics, since an end may be infinite.
+    numbers = crossing(rates, nondecreasing(gains)), found[math.floor(0.025 * last)], found[math.ceil(0.975 * last)]
     return {
-        "value": crossing(rates, nondecreasing(gains)),
-        # Order statistics, since an end may be infinite.
-        "interval": [float(found[math.floor(0.025 * last)]), float(found[math.ceil(0.975 * last)])],
+        # JSON has no infinity: it is text there.
+        "interval": [float(number) if math.isfinite(number) else str(number) for number in numbers],
         "always": float(np.mean(np.isneginf(found))),
         "never": float(np.mean(np.isposinf(found))),
     }

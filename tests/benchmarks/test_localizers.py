@@ -173,7 +173,7 @@ def test_a_crossing_is_where_gains_stay_above_zero():
 def test_the_interval_of_a_crossing_counts_resamples_that_have_none():
     resampled = np.array([[-1.0, 1.0]] * 50 + [[-3.0, 1.0]] * 30 + [[-2.0, -1.0]] * 20)
     found = worth.crossing_interval([0, 1], np.array([-1.0, 1.0]), resampled)
-    assert found == {"value": 0.5, "interval": [0.5, math.inf], "always": 0, "never": 0.2}
+    assert found == {"interval": [0.5, 0.5, "inf"], "always": 0, "never": 0.2}
 
 
 def passing(hit_rate: float, suffix: float, exact: float) -> dict[str, list[float]]:
@@ -228,9 +228,9 @@ def test_gains_lie_at_the_measured_hit_rates(finished):
     ]
     assert [found["method"] for found in furthest["points"]] == ["srpo 1x4 oracle furthest"]
     assert "crossing" not in furthest  # a point is no line
-    assert line["crossing"]["paired"]["value"] == pytest.approx((0.06 + 0.53) / 2)
+    assert line["crossing"]["paired"]["interval"][0] == pytest.approx((0.06 + 0.53) / 2)
     # Over all thirty seeds GRPO is 0.01 better, which shifts the line down.
-    assert line["crossing"]["all_seeds"]["value"] == pytest.approx(0.06 + 0.6 * 0.47)
+    assert line["crossing"]["all_seeds"]["interval"][0] == pytest.approx(0.06 + 0.6 * 0.47)
 
 
 def test_estimates_are_those_of_the_logged_pass_rates(finished):
