@@ -47,11 +47,11 @@ def crossing_lines(summary: dict[str, Any]) -> list[str]:
         for kind, name in zero_lines.items():
             if kind in line.get("crossing", {}):
                 found = line["crossing"][kind]
-                value, low, high = map(float, found["interval"])
+                lowest = line["points"][0]["hit_rate"]
+                value, low, high = (_rate(float(rate), lowest) for rate in found["interval"])
                 sentences.append(
-                    f"- {selection} failure, against {name}: resets pay from a hit rate of {_rate(value)} on "
-                    f"(95%: {_rate(low)} to {_rate(high)}); at any hit rate in {found['always']:.0%} of the resamples, "
-                    f"at none in {found['never']:.0%}."
+                    f"- {selection} failure, against {name}: resets pay from a hit rate of {value} on (95%: {low} to {high}); at "
+                    f"all that were tried in {found['always']:.0%} of the resamples, at none in {found['never']:.0%}."
                 )
     return sentences
 
@@ -96,9 +96,9 @@ def _elsewhere(summary: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _rate(rate: float) -> str:
+def _rate(rate: float, lowest: float) -> str:
     if math.isinf(rate):
-        return "none" if rate > 0 else "chance"
+        return "no rate" if rate > 0 else f"{lowest:.0%} or less"
     return f"{rate:.0%}"
 
 
