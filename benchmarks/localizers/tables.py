@@ -50,8 +50,9 @@ def crossing_lines(summary: dict[str, Any]) -> list[str]:
                 lowest = line["points"][0]["hit_rate"]
                 value, low, high = (_rate(float(rate), lowest) for rate in found["interval"])
                 sentences.append(
-                    f"- {selection} failure, against {name}: resets pay from a hit rate of {value} on (95%: {low} to {high}); at "
-                    f"all that were tried in {found['always']:.0%} of the resamples, at none in {found['never']:.0%}."
+                    f"- {selection} failure, against {name}: resets pay from a hit rate of {value} on (95%: {low} to "
+                    f"{high}); at all that were tried in {found['always']:.0%} of the resamples, at none in "
+                    f"{found['never']:.0%}."
                 )
     return sentences
 
