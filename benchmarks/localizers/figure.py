@@ -22,9 +22,10 @@ def draw(summary: dict[str, Any], path: Path) -> None:
         shift = DODGE if selection == "furthest" else -DODGE
         line = summary["lines"][selection]
         _draw_line(panel, line["points"], shift, color, marker, LABELS[selection])
-        for point in line["real"]:
-            _draw_real(panel, point, shift, color)
+        _draw_real(panel, line["real"], shift, color, above=selection == "furthest")
     _draw_zero(panel, summary)
+    low, high = panel.get_ylim()
+    panel.set_ylim(low - 0.15 * (high - low), high)  # room for the names below the intervals
     panel.set_xlim(0, 1.3)
     panel.set_xticks([0, 0.25, 0.5, 0.75, 1])
     panel.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -57,23 +58,46 @@ def _draw_line(panel: Axes, points: list[dict[str, Any]], shift: float, color: s
         )  # fmt: skip
 
 
-def _draw_real(panel: Axes, point: dict[str, Any], shift: float, color: str) -> None:
-    value, low, high = point["gain"]
-    x = point["hit_rate"] + shift
-    panel.errorbar(
-        x, value, yerr=[[value - low], [high - value]], color=color, marker="D", markersize=8, markerfacecolor="white",
-        markeredgewidth=1.8, elinewidth=1, capsize=3, linestyle="none", zorder=4,
-    )  # fmt: skip
-    panel.annotate(
-        _short(point["localizer"]), (x, value), xytext=(8, -3), textcoords="offset points", va="top", color=color,
-        fontsize=9,
-    )  # fmt: skip
+def _draw_real(panel: Axes, points: list[dict[str, Any]], shift: float, color: str, above: bool) -> None:
+    """Draw a diamond for each point, its name at the end of its interval. Those that would overlap stand apart."""
+    points = sorted(points, key=lambda point: point["hit_rate"])
+    places = spread([point["hit_rate"] + shift for point in points], gap=0.028)
+    for x, point in zip(places, points, strict=True):
+        value, low, high = point["gain"]
+        panel.errorbar(
+            x, value, yerr=[[value - low], [high - value]], color=color, marker="D", markersize=7,
+            markerfacecolor="white", markeredgewidth=1.8, elinewidth=1, capsize=3, linestyle="none", zorder=4,
+        )  # fmt: skip
+        panel.annotate(
+            _short(point["localizer"]), (x, high if above else low), xytext=(0, 4 if above else -4),
+            textcoords="offset points", ha="center", va="bottom" if above else "top", rotation=90, color=color,
+            fontsize=9,
+        )  # fmt: skip
+
+
+def spread(places: list[float], gap: float) -> list[float]:
+    """Return ascending `places` moved apart to `gap` where they are closer, with the mean of each cluster kept."""
+    merged: list[list[float]] = []
+    for place in places:
+        merged.append([place])
+        while len(merged) > 1 and _middle(merged[-1]) - _middle(merged[-2]) < gap * (len(merged[-1] + merged[-2])) / 2:
+            last = merged.pop()
+            merged[-1] = merged[-1] + last
+    return [
+        _middle(cluster) + gap * (number - (len(cluster) - 1) / 2)
+        for cluster in merged
+        for number in range(len(cluster))
+    ]
+
+
+def _middle(cluster: list[float]) -> float:
+    return sum(cluster) / len(cluster)
 
 
 def _short(localizer: str) -> str:
     """Return a localizer's name in the figure."""
     if localizer == "self":
-        return "the model itself"
+        return "the model"
     return localizer.removeprefix("self, ").replace("prm", "PRM,")
 
 

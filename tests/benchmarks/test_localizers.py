@@ -14,7 +14,7 @@ from benchmarks.learning_curves.run import Setting, base_model, base_tokenizer
 from benchmarks.localizers import __main__ as command
 from benchmarks.localizers import worth
 from benchmarks.localizers.estimate import hit_rate_at_least, hit_rate_between, oracle_bound
-from benchmarks.localizers.figure import draw
+from benchmarks.localizers.figure import draw, spread
 from benchmarks.localizers.policy import CANDIDATES, Failure, continuations, sample_failures
 from benchmarks.localizers.quality import (
     chance_quality,
@@ -249,6 +249,12 @@ def test_estimates_of_a_fixed_policy_are_those_of_its_own_ends(finished):
     assert found["pass"]["between"] == pytest.approx(0.06 + 0.94 * 0.25)
     assert found["exact"]["between"] == pytest.approx(0.06 + 0.94 * 0.25)
     assert found["exact"]["at_least_with_random"] == pytest.approx(0.015 / (oracle_bound(0.05) - 0.03), abs=1e-4)
+
+
+def test_points_that_overlap_stand_apart():
+    assert spread([0.1, 0.5, 0.9], 0.1) == [0.1, 0.5, 0.9]
+    assert spread([0.44, 0.44, 0.45, 0.9], 0.1) == pytest.approx([0.3433, 0.4433, 0.5433, 0.9], abs=1e-4)
+    assert spread([], 0.1) == []
 
 
 def test_a_figure_and_tables_are_made_of_a_few_runs(finished, tmp_path):
