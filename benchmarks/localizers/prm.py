@@ -48,7 +48,7 @@ from credit_trl.testbed.arithmetic import STEP_DELIMITER
 
 MODELS = Path(__file__).parents[2] / "runs" / "localizers"
 BUDGETS = (100, 500, 2000)  # labelled solutions
-OPTIMIZER_STEPS, BATCH_SIZE, LEARNING_RATE = 300, 16, 5e-4
+OPTIMIZER_STEPS, BATCH_SIZE, LEARNING_RATE = 200, 8, 5e-4
 LABELLED_SEED = 4_000_000  # seeds of the labelled problems, and of those that are measured on
 MEASURED_SEED = 5_000_000
 IGNORED = -100
@@ -277,23 +277,24 @@ def main() -> None:
     }
     found = {name: sample_failures(sampler, arguments.failures) for name, sampler in MEASURED.items()}
     unseen = label_solutions(400, MEASURED_SEED)
-    localizers: dict[str, Callable] = {"the policy itself": policy_localizer}
+    for name, failures in found.items():
+        result["localization"][name] = {"the policy itself": measure_localizer(policy_localizer, failures)}
     for budget in arguments.budgets:
         begun = time.process_time()
         localizer = prm_localizer(budget)
-        seconds = round(time.process_time() - begun, 1)
-        localizers[f"PRM of {budget} solutions"] = localizer
         result["prms"][budget] = {
-            "cpu_seconds_to_load_or_train": seconds,
+            "cpu_seconds_to_load_or_train": round(time.process_time() - begun, 1),
             "labelled_steps": sum(len(solution.steps) for solution in label_solutions(budget)),
             "step_accuracy": step_accuracy(localizer, unseen),
             "no_step_below_the_threshold": {
                 name: without_a_wrong_step(localizer, failures) for name, failures in found.items()
             },
         }
-        print(budget, json.dumps(result["prms"][budget]))
-    for name, failures in found.items():
-        result["localization"][name] = {who: measure_localizer(how, failures) for who, how in localizers.items()}
+        print(f"{budget} solutions:", json.dumps(result["prms"][budget]), flush=True)
+        for name, failures in found.items():
+            figures = measure_localizer(localizer, failures)
+            result["localization"][name][f"PRM of {budget} solutions"] = figures
+            print(name, figures["hit_rate"], figures["clean_rate"], flush=True)
     print(table(result))
     if arguments.output:
         arguments.output.write_text(json.dumps(result, indent=1) + "\n")

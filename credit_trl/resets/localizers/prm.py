@@ -27,13 +27,13 @@ class PRMLocalizer:
 
     An instance is a localizer, as `SRPOTrainer(localizer=...)` takes it. The completion is read as
     `problem, step 1, separator, step 2, separator, ...` and the model classifies the last token of each separator. The
-    first step whose probability of being right is below `threshold` is named. Where none is,
+    first step whose probability of being right is below `threshold` is named.
 
-    - the least likely step is named, because the completion is known to have failed and a random step would be right
-      less often, unless
-    - the completion is longer than `max_length` tokens: then the first step that was not read whole is named, because
-      everything before it was found right. Where the problem alone fills the model's context, the answer is None, for
-      which the trainer draws a random step.
+    Where none is, the least likely step is named, because the completion is known to have failed. On problems like
+    those that the model was trained on it is right more often than a random step, and on others about as often. If the
+    completion is longer than `max_length` tokens, the first step that was not read whole is named instead, because
+    everything before it was found right. Where the first step does not fit either, the answer is None, for which the
+    trainer draws a random step.
 
     Two layouts are supported, both of token classification with two classes:
 

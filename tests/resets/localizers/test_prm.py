@@ -138,7 +138,7 @@ def test_what_does_not_fit_is_unknown_and_never_an_error(scripted, tokenizer, mo
 @pytest.fixture(scope="module")
 def prm():
     """A real one, trained for a minute's fraction on what `benchmarks.localizers.prm` trains on."""
-    return train_prm(label_solutions(100), steps=120)
+    return train_prm(label_solutions(100), steps=100)
 
 
 @pytest.fixture(scope="module")
