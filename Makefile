@@ -45,8 +45,8 @@ format: $(VENV)/.installed
 test-slow: $(VENV)/.installed $(MODEL)  ## what takes minutes or a download, on the real model
 	$(BIN)/python -m pytest -m slow
 
-test-vllm: $(VLLM)/.installed  ## every trainer on a real vLLM engine, on a CPU
-	$(VLLM)/bin/python -m pytest -m vllm tests/engines/test_vllm.py
+test-vllm: $(VLLM)/.installed $(MODEL)  ## every trainer on a real vLLM engine, and a judge on its server, on a CPU
+	$(VLLM)/bin/python -m pytest -m vllm tests/engines/test_vllm.py tests/engines/test_chat_localizer_vllm.py
 
 test-distributed: $(DISTRIBUTED)/.installed  ## every trainer under DDP, ZeRO-3 and FSDP2, on two processes of a CPU
 	$(DISTRIBUTED)/bin/python -m pytest -m distributed_engines tests/engines/test_distributed_engines.py

@@ -4,6 +4,7 @@ GRPO runs with TRL's default loss (`loss_type="dapo"`: a mean over the batch's t
 GSPO, GMPO and the reset methods average over each completion first (`loss_type="grpo"`), as their papers do.
 """
 
+import functools
 import math
 import random
 from collections.abc import Callable
@@ -56,6 +57,18 @@ def noisy_oracle(hit_rate: float) -> Callable[[list[FailedCompletion]], list[int
     return localizer
 
 
+def prm(solutions: int) -> Callable[[list[FailedCompletion]], list[int | None]]:
+    """Return the testbed's process reward model of `solutions` labelled solutions, which the first call loads."""
+
+    @functools.cache
+    def load() -> Callable:
+        from benchmarks.localizers.prm import prm_localizer  # here, since it measures with these methods
+
+        return prm_localizer(solutions)
+
+    return lambda failed: load()(failed)
+
+
 def _of(name: str, localizer: Callable | None = None, **options: Any) -> Method:
     """Return the command line's method `name` with further options."""
     method = TABLE[name]
@@ -105,6 +118,8 @@ METHODS = {
     "srpo 1x8 oracle": _srpo(1, 8, oracle),
     "srpo 1x4 s_trace": _srpo(1, 4, name="srpo_s_trace"),
     **{f"srpo 1x4 votes {votes}": _srpo(1, 4, localization_votes=votes) for votes in (3, 5, 9)},
+    "srpo 1x4 prm 500": _srpo(1, 4, prm(500)),
+    "srpo 1x4 prm 500 furthest": _srpo(1, 4, prm(500), seed_selection="furthest"),
     # What a localizer is worth: hit rate 1 is the oracle above, and 0 with any failure is RRPO.
     **{f"srpo 1x4 oracle {rate}": _srpo(1, 4, noisy_oracle(rate)) for rate in (0, 0.25, 0.5, 0.75)},
     **{

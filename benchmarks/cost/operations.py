@@ -8,8 +8,8 @@ autograd. Left out are views (a slice, a transposition) and reserved memory that
 a GPU a few operations launch more than one kernel. The count depends on no machine.
 
 A step is the second of two on the same completions, so that it generates nothing: forward, loss and backward on the
-testbed's model. Waits are what would make the host wait for a GPU: `item`, `tolist`, `nonzero` and what is built on
-them.
+testbed's model. Waits are what would make the host wait for a GPU: `item`, `tolist`, `cpu`, `numpy`, `nonzero` and what
+is built on them.
 """
 
 import argparse
@@ -17,6 +17,8 @@ import json
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from unittest.mock import patch
 
@@ -34,6 +36,7 @@ COMPARED = (
 )  # fmt: skip
 # Operations that launch nothing although PyTorch's tables do not list them as views.
 SILENT = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "alias", "_unsafe_view"}
+UNSEEN_WAITS = ("tolist", "cpu", "numpy")  # read a CPU's memory without a call that the mode sees
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "unique_dim", "_unique2", "equal", "is_nonzero"}
 
 
@@ -54,6 +57,15 @@ class Operations(TorchDispatchMode):
         if not func.is_view and name not in SILENT:
             self.names[name] += 1
         return func(*args, **(kwargs or {}))
+
+    def waiting(self, method: Callable) -> Callable:
+        """Wrap a method of tensors so that every call counts as a wait."""
+
+        def wrapper(*arguments, **keywords):
+            self.waits += 1
+            return method(*arguments, **keywords)
+
+        return wrapper
 
     @property
     def count(self) -> int:
@@ -93,15 +105,10 @@ def step_operations(method: str, folder: str) -> Operations:
     step, counted = trainer.training_step, []
 
     def counting(*arguments, **keywords):
-        tolist = torch.Tensor.tolist  # reads a CPU's memory without a call that the mode sees
-        with Operations() as operations:
-
-            def waiting(tensor):
-                operations.waits += 1
-                return tolist(tensor)
-
-            with patch.object(torch.Tensor, "tolist", waiting):
-                loss = step(*arguments, **keywords)
+        with Operations() as operations, ExitStack() as patches:
+            for name in UNSEEN_WAITS:
+                patches.enter_context(patch.object(torch.Tensor, name, operations.waiting(getattr(torch.Tensor, name))))
+            loss = step(*arguments, **keywords)
         counted.append(operations)
         return loss
 

@@ -3,14 +3,24 @@
     python -m benchmarks.cost.reset_cost --output benchmarks/cost/reset_cost_testbed_cpu.json
     python -m benchmarks.cost.reset_cost --model models/SmolLM2-135M-Instruct --turns 3 --completions 16 \\
         --output benchmarks/cost/reset_cost_smollm2_cpu.json
+    python -m benchmarks.cost.reset_cost --methods rrpo srpo --turns 6 --steps 3 --before FOLDER \\
+        --output benchmarks/cost/reset_phases_testbed_cpu.json     # beside the trainers of another checkout
+    .venv-vllm/bin/python -m benchmarks.cost.reset_cost --vllm
 
 The learning rate is 0, so every trainer samples from the same policy, for the same prompts, one optimizer step for each
 generation. The trainers take turns, a short run each, in an order that rotates; token and time ratios to `GRPOTrainer`
 are taken within a turn over all of its steps but the first, and their median over turns is reported with its quartiles.
+
+A step's seconds are split into those of the sampler's own `generate` (the model's or vLLM's), by phase; the rest of the
+rollout, TRL's part in it included; and the update. CPU seconds are what to compare where other work shares the machine.
+The ratio "without the rest" is that of a step whose rest of the rollout is as short as GRPO's: what no change to the
+code around the sampler can go below.
 """
 
 import argparse
 import json
+import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -30,8 +40,31 @@ from credit_trl import SRPOConfig, SRPOTrainer
 from credit_trl.data.loading import load_data
 from credit_trl.rewards.answers import task_reward
 from credit_trl.testbed import BASE_MODEL, LOCALIZATION_TEMPLATE, answer_reward, make_dataset
+from scripts.vllm_on_cpu import environment, use_plain_engine
 
-PHASES = ("base", "seeds", "localization", "suffixes")
+# Calls of the sampler in a rollout, by their number: GRPO's one, without and with questions to the policy.
+CALLS = {1: ("base",), 2: ("base", "continuations"), 3: ("base", "localization", "continuations")}
+
+Seconds = tuple[float, float]  # wall and CPU
+
+
+class Before:
+    """Run methods with the package of another checkout, in a process of its own that measures as this file does."""
+
+    def __init__(self, checkout: Path, arguments: list[str]):
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, *arguments, "--serve"],
+            env=os.environ | {"PYTHONPATH": str(checkout.resolve())},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, method: str) -> dict[str, float]:
+        """Return what `Bench.run` returns there."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        print(method, file=self.process.stdin, flush=True)
+        return json.loads(self.process.stdout.readline())
 
 
 class Bench:
@@ -40,9 +73,10 @@ class Bench:
     Args:
         model_path: the testbed's base model or a chat model.
         completions: trained completions a step.
+        vllm: sample with vLLM in colocate mode.
     """
 
-    def __init__(self, model_path: Path, completions: int):
+    def __init__(self, model_path: Path, completions: int, vllm: bool = False):
         self.model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
         self.tokenizer = AutoTokenizer.from_pretrained(model_path, padding_side="left")
         self.options: dict[str, Any] = dict(per_device_train_batch_size=completions, num_generations=8)
@@ -61,9 +95,11 @@ class Bench:
             self.data, self.reward = word_problems(), task_reward
             self.options |= dict(max_completion_length=96, temperature=0.7)
             self.resets = dict(step_delimiter="\n", localization_max_tokens=32)
+        if vllm:
+            self.options |= dict(use_vllm=True, vllm_max_model_length=1024 if model_path != BASE_MODEL else 256)
 
     def run(self, method: str, steps: int, folder: str) -> dict[str, float]:
-        """Return means over all steps but the first: tokens, wall and CPU seconds, and the seconds of every phase."""
+        """Return means over all steps but the first: tokens, and wall and CPU seconds of the parts of a step."""
         trainer_class, config_class, options, arguments = self.methods[method]
         clock = StepClock()
         trainer = trainer_class(
@@ -86,29 +122,36 @@ class Bench:
             **arguments,
         )
         trainer.remove_callback(PrinterCallback)
-        calls: dict[str, list[float]] = {"sampling": [], "generation": []}
+        rollouts: list[Seconds] = []
+        samplings: list[Seconds] = []
         engine: Any = trainer
-        engine._generate_single_turn = timed(engine._generate_single_turn, calls["sampling"])
-        engine._generate_and_score_completions = timed(engine._generate_and_score_completions, calls["generation"])
-        trainer.train()
-        per_step = len(calls["sampling"]) // len(calls["generation"])
+        engine._generate_and_score_completions = timed(engine._generate_and_score_completions, rollouts)
+        sampler: Any = engine.vllm_generation.llm if engine.use_vllm else self.model
+        sampler.generate = timed(sampler.generate, samplings)
+        try:
+            trainer.train()
+        finally:
+            del sampler.generate
+        calls = len(samplings) // len(rollouts)
         logs = [entry for entry in trainer.state.log_history if "loss" in entry][1:]
-        wall, cpu = (sum(column) / steps for column in zip(*clock.steps[1:], strict=True))
-        sampling = sum(calls["sampling"][per_step:]) / steps
-        generation = sum(calls["generation"][1:]) / steps
+        figures: dict[str, float] = {}
+        for place, clock_name in enumerate(("wall", "cpu")):
+            step = sum(seconds[place] for seconds in clock.steps[1:]) / steps
+            rollout = sum(seconds[place] for seconds in rollouts[1:]) / steps
+            by_phase = {
+                phase: sum(seconds[place] for seconds in samplings[calls + number :: calls]) / steps
+                for number, phase in enumerate(CALLS[calls])
+            }
+            sampling = sum(by_phase.values())
+            figures |= {clock_name: step, f"{clock_name} sampling": sampling}
+            figures |= {f"{clock_name} sampling, {phase}": seconds for phase, seconds in by_phase.items()}
+            figures |= {f"{clock_name} rest of the rollout": rollout - sampling, f"{clock_name} update": step - rollout}
         completions = self.options["per_device_train_batch_size"]
-        figures = {
-            "wall": wall,
-            "cpu": cpu,
-            "sampling": sampling,
-            "rest of the rollout": generation - sampling,
-            "update": wall - generation,
-            "generated tokens": sum(
-                entry.get("reset/generated_tokens", entry["completions/mean_length"] * completions) for entry in logs
-            ) / steps,
-        }  # fmt: skip
+        figures["generated tokens"] = sum(
+            entry.get("reset/generated_tokens", entry["completions/mean_length"] * completions) for entry in logs
+        ) / steps  # fmt: skip
         for name in ("localization_tokens", "trained_tokens", "seeded_fraction", "parse_rate", "corrected_fraction",
-                     "base_pass_rate", "suffix_pass_rate", *(f"seconds_{phase}" for phase in PHASES)):  # fmt: skip
+                     "base_pass_rate", "suffix_pass_rate"):  # fmt: skip
             values = [entry[f"reset/{name}"] for entry in logs if f"reset/{name}" in entry]
             if values:
                 figures[name] = sum(values) / len(values)
@@ -126,17 +169,33 @@ def word_problems():
     )
 
 
-def timed(function: Callable, seconds: list[float]) -> Callable:
-    """Wrap `function` so that the seconds of every call are appended to `seconds`."""
+def timed(function: Callable, calls: list[Seconds]) -> Callable:
+    """Wrap `function` so that the wall and CPU seconds of every call are appended to `calls`."""
 
     @wraps(function)
     def wrapper(*arguments, **keywords):
-        start = time.perf_counter()
+        wall, cpu = time.perf_counter(), time.process_time()
         result = function(*arguments, **keywords)
-        seconds.append(time.perf_counter() - start)
+        calls.append((time.perf_counter() - wall, time.process_time() - cpu))
         return result
 
     return wrapper
+
+
+def use_one_engine() -> None:
+    """Let all trainers of this process share a vLLM engine, which a process has memory and threads for once."""
+    os.environ.update(environment())
+    use_plain_engine()
+    from trl.generation import vllm_generation
+
+    make, made = vllm_generation.LLM, []
+
+    def shared(**options):
+        if not made:
+            made.append(make(**options))
+        return made[0]
+
+    vllm_generation.LLM = shared
 
 
 def main() -> None:
@@ -146,18 +205,45 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--steps", type=int, default=4, help="steps of a run that count")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--vllm", action="store_true", help="sample with vLLM on a CPU, from .venv-vllm")
+    parser.add_argument("--methods", nargs="+", help="beside grpo; all without it")
+    parser.add_argument("--before", type=Path, help="another checkout, whose trainers take turns with these")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help="JSON file to write; prints only without it")
     arguments = parser.parse_args()
     prepare(arguments.threads)
-    bench = Bench(arguments.model, arguments.completions)
+    if arguments.vllm:
+        use_one_engine()
+    bench = Bench(arguments.model, arguments.completions, arguments.vllm)
+    methods = ["grpo", *(arguments.methods or list(bench.methods)[1:])]
     with tempfile.TemporaryDirectory() as folder:
-        runs = in_turns(bench.methods, arguments.turns, lambda method: bench.run(method, arguments.steps, folder))
+        if arguments.serve:
+            for line in sys.stdin:
+                print(json.dumps(bench.run(line.strip(), arguments.steps, folder)), flush=True)
+            return
+        before = Before(arguments.before, sys.argv[1:]) if arguments.before else None
+        if before is not None:
+            methods = [name for method in methods for name in (method, f"{method}, before")[: 2 - (method == "grpo")]]
+
+        def run(name: str) -> dict[str, float]:
+            method = name.removesuffix(", before")
+            return before.run(method) if before and method != name else bench.run(method, arguments.steps, folder)
+
+        runs = in_turns(methods, arguments.turns, run)
+        if before is not None:
+            before.process.communicate()
     rows = []
     for method, figures in runs.items():
         row: dict[str, Any] = {"method": method}
         for name in ("wall", "cpu", "generated tokens"):
             low, middle, high = ratio_quartiles(name, figures, runs["grpo"])
             row[f"{name} ratio"] = [middle, low, high]
+        rest = "cpu rest of the rollout"
+        for run, baseline in zip(figures, runs["grpo"], strict=True):
+            run["cpu without the rest"] = run["cpu"] - run[rest] + baseline[rest]
+            baseline["cpu without the rest"] = baseline["cpu"]
+        low, middle, high = ratio_quartiles("cpu without the rest", figures, runs["grpo"])
+        row["cpu ratio without the rest"] = [middle, low, high]
         for name in dict.fromkeys(name for run in figures for name in run):
             row[name] = round(median(run[name] for run in figures if name in run), 4)
         rows.append(row)

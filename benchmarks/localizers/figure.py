@@ -98,7 +98,7 @@ def _short(localizer: str) -> str:
     """Return a localizer's name in the figure."""
     if localizer == "self":
         return "the model"
-    return localizer.removeprefix("self, ").replace("prm", "PRM,")
+    return localizer.removeprefix("self, ").replace("prm", "PRM")
 
 
 def _draw_zero(panel: Axes, summary: dict[str, Any]) -> None:

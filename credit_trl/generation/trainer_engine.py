@@ -7,6 +7,7 @@ TRL generates with transformers, with transformers' continuous batching, or with
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -45,8 +46,14 @@ class TrainerEngine:
         return bool(self.trainer.chat_template or getattr(self.trainer.processing_class, "chat_template", None))
 
     def token_ids(self, prompts: list) -> list[list[int]]:
-        """Return the token ids of `prompts`, texts or messages, as TRL makes them."""
-        return [list(ids) for ids in self.trainer._tokenize_prompts(prompts)[0]]
+        """Return the token ids of `prompts`, texts or messages, as TRL makes them.
+
+        Equal prompts in succession, as a group has them, are tokenized once. A model that sees gets prompts with images
+        in them, for which only a prompt that is the same object counts as equal.
+        """
+        groups = [list(group) for _, group in groupby(prompts, key=id if self.trainer._is_vlm else None)]
+        token_ids = self.trainer._tokenize_prompts([group[0] for group in groups])[0]
+        return [list(ids) for ids, group in zip(token_ids, groups, strict=True) for _ in group]
 
     def complete(
         self,

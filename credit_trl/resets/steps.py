@@ -6,11 +6,14 @@ Nothing is tokenized again, so that the log-probabilities of a prefix that is cu
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import cache
 from itertools import pairwise, takewhile
 from typing import NamedTuple
 
 Decode = Callable[[Sequence[int]], str]
 Delimiter = str | Sequence[str] | Callable[[str], Sequence[int]]
+Read = Callable[[int, int], str]
+"""Return the text of the tokens of a completion from a start to an end."""
 
 # Tokens for which a settled text may be unsettled again: a sentencepiece decoder shows a run of byte tokens, newlines
 # among them, as unreadable while the character at its end lacks 1 to 3 of its bytes.
@@ -58,10 +61,12 @@ def split_steps(
     body = len(ids)
     while body and ids[body - 1] in end_ids:
         body -= 1
-    text = decode(ids[:body]) if body else ""
+    # The search comes back to windows that it has read.
+    read = cache(lambda start, end: decode(ids[start:end]))
+    text = read(0, body) if body else ""
     offsets, bare = _find_delimiters(text, delimiter)
     cuts: list[tuple[int, int]] = []  # (tokens, characters) before the cut
-    for tokens, characters in _token_boundaries(ids[:body], decode, text, offsets):
+    for tokens, characters in _token_boundaries(body, read, text, offsets):
         if bare[cuts[-1][1] if cuts else 0 : characters].strip():
             cuts.append((tokens, characters))
         elif cuts:
@@ -98,40 +103,43 @@ class _Anchor(NamedTuple):
     head: str = ""
 
 
-def _token_boundaries(ids: list[int], decode: Decode, text: str, offsets: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield the distinct boundaries at or after the ascending `offsets`: tokens, and the characters they settle."""
+def _token_boundaries(length: int, read: Read, text: str, offsets: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield the distinct boundaries at or after the ascending `offsets`: tokens, and the characters they settle.
+
+    `read` reads any of the first `length` tokens, which are those of `text`.
+    """
     anchor, settled = _Anchor(), 0
     for offset in offsets:
         if offset <= settled:
             continue  # the token that ended the delimiter before has this one too
-        tokens = _first_boundary(ids, decode, text, offset, anchor)
+        tokens = _first_boundary(length, read, text, offset, anchor)
         if tokens is None:  # the windows disagree with the whole text: read from the beginning
             anchor = _Anchor()
-            tokens = _first_boundary(ids, decode, text, offset, anchor) or len(ids)
-        window = decode(ids[anchor.context : tokens])[len(anchor.head) :]
+            tokens = _first_boundary(length, read, text, offset, anchor) or length
+        window = read(anchor.context, tokens)[len(anchor.head) :]
         beyond = zip(window[offset - anchor.characters :], text[offset:], strict=False)
         settled = offset + sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], beyond))
         yield tokens, settled
         if anchor.characters + len(window) == settled:
-            anchor = _Anchor(tokens, settled, anchor.tokens, decode(ids[anchor.tokens : tokens]))
+            anchor = _Anchor(tokens, settled, anchor.tokens, read(anchor.tokens, tokens))
 
 
-def _first_boundary(ids: list[int], decode: Decode, text: str, offset: int, anchor: _Anchor) -> int | None:
-    """Return the smallest number of tokens that settles text[:offset]; None where no number does.
+def _first_boundary(length: int, read: Read, text: str, offset: int, anchor: _Anchor) -> int | None:
+    """Return the smallest number of tokens, up to `length`, that settles text[:offset]; None where no number does.
 
     The window is doubled and then bisected. What is found may lie behind a dip, so the tokens before it are tried too.
     """
     wanted = anchor.head + text[anchor.characters : offset]
 
     def reaches(tokens: int) -> bool:
-        return decode(ids[anchor.context : tokens]).startswith(wanted)
+        return read(anchor.context, tokens).startswith(wanted)
 
-    low, high, width = anchor.tokens, min(anchor.tokens + 1, len(ids)), 1
+    low, high, width = anchor.tokens, min(anchor.tokens + 1, length), 1
     while not reaches(high):
-        if high == len(ids):
+        if high == length:
             return None
         low, width = high, 2 * width
-        high = min(high + width, len(ids))
+        high = min(high + width, length)
     first = low + 1 + bisect_left(range(low + 1, high), True, key=reaches)
     while earlier := [tokens for tokens in range(max(anchor.tokens + 1, first - _DIP - 1), first) if reaches(tokens)]:
         first = earlier[0]

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from credit_trl.testbed import BASE_MODEL
 from tests.helpers.launching import HELPERS, PROCESSES, TWO_PROCESSES, launch
@@ -31,11 +32,20 @@ ENGINES = {
     "fsdp2_2": (FSDP2 | {"num_processes": 2}, ("FSDP", 2, "FSDP", "(Shard(dim=0),)")),
 }
 METHODS = ("grpo", "s_trace", "grpo_lambda", "srpo_self", "srpo_random")
-RUNS = (*METHODS, *(f"{method}+lora" for method in METHODS))
+RUNS = (*METHODS, "srpo_prm", *(f"{method}+lora" for method in METHODS))
 BY_LAYER = "srpo_self_by_layer"  # under ZeRO-3 only
 SHARDED = ("zero3_2", "fsdp2_2")
 # Sums of float32 in another order: 1.3e-5 of an update's norm at most was seen.
 SAME_UPDATE = 1e-4
+
+
+def save_prm(folder: Path) -> None:
+    """Save a process reward model that was not trained, whose opinions differ from step to step."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForTokenClassification.from_pretrained(BASE_MODEL, num_labels=2, dtype=torch.float32)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(BASE_MODEL).save_pretrained(folder)
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +57,7 @@ def trained(tmp_path_factory):
         if name not in done:
             done[name] = None
             folder = tmp_path_factory.mktemp(name)
+            save_prm(folder / "prm")
             engine = None if name == "one" else ENGINES[name][0]
             processes = 1 if engine is None else engine["num_processes"]
             runs = (*RUNS, BY_LAYER) if name.startswith("zero3") else RUNS

@@ -144,6 +144,7 @@ def test_without_weight_sync_they_are_not(train, name):
 def test_phases_set_length_and_temperature_of_the_engine_and_restore_them(train):
     record = train("srpo", **SRPO, temperature=0.9, top_p=0.95)
     assert record["settings_after"] == (24, 0.9)
+    assert record["syncs"] == len(record["batches"]) == 3  # not once for every phase
     for number, batch in enumerate(record["batches"]):
         base, localization, suffixes = [call for call in record["calls"] if call["batch"] == number]
         prefixes = prefix_lengths(batch).view(-1, 8)[:, 4:].flatten()

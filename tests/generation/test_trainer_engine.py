@@ -55,6 +55,24 @@ def test_token_ids_and_texts_are_trls(trainer):
     assert engine.end_ids == {end, trainer._tokenizer.pad_token_id}
 
 
+@pytest.mark.parametrize("sees", [False, True])
+def test_the_prompts_of_a_group_are_tokenized_once(trainer, monkeypatch, sees):
+    """Equal texts, or for a model that sees the same object: two images may be compared in ways of their own."""
+    tokenize, asked = trainer._tokenize_prompts, []
+
+    def watched(prompts):
+        asked.append(list(prompts))
+        return tokenize(prompts)
+
+    monkeypatch.setattr(trainer, "_tokenize_prompts", watched)
+    monkeypatch.setattr(trainer, "_is_vlm", sees)
+    first, second = PROMPTS[:2]
+    copied = "".join(list(first))  # equal, and another object
+    rows = [first, first, second, second, copied, first]
+    assert TrainerEngine(trainer).token_ids(rows) == [tokenize([row])[0][0] for row in rows]
+    assert asked == [[first, second, copied, first] if sees else [first, second, first]]
+
+
 def test_a_rollout_changes_only_what_it_is_told_to(trainer, calls):
     engine, config, options = TrainerEngine(trainer), trainer.generation_config, trainer.generation_kwargs
     ids = engine.token_ids(PROMPTS)

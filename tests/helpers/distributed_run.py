@@ -34,6 +34,8 @@ METHODS = {
     ),
     "srpo_random": (SRPOTrainer, SRPOConfig, dict(localizer="random", seed_source="fresh", max_seed_attempts=3)),
 }
+# A process reward model, which `main` finds in its folder: loaded whole while the engine partitions what it trains.
+METHODS["srpo_prm"] = (SRPOTrainer, SRPOConfig, dict(localizer="prm", localizer_kwargs={"step_separator": "\n\n"}))
 # Every forward pass of the generation gathers the layers one by one.
 METHODS["srpo_self_by_layer"] = (
     *METHODS["srpo_self"][:2],
@@ -125,6 +127,8 @@ def reward(completions, answer, easy, **kwargs):
 def train(name: str, model: str, folder: Path, processes: int) -> dict:
     method, _, lora = name.partition("+")
     trainer_class, config_class, options = METHODS[method]
+    if method == "srpo_prm":
+        options = options | {"localizer_model": str(folder / "prm")}
     # The second half of every batch, the last process's where there are two, cannot fail.
     dataset = make_dataset(2 * PROMPTS, min_steps=2, max_steps=4, seed=3)
     easy = [float(index % PROMPTS >= PROMPTS / 2) for index in range(len(dataset))]

@@ -43,8 +43,12 @@ class Recorded:
         engine = self.vllm_generation
         self.generate_of_llm, self.generate_of_trl = engine.llm.generate, engine.generate
         engine.llm.generate, engine.generate = self.watched_generate, self.biased_generate
-        if not spec["sync"]:
-            engine.sync_weights = lambda: None
+        self.syncs, self.sync_of_trl = 0, engine.sync_weights if spec["sync"] else lambda: None
+        engine.sync_weights = self.counted_sync
+
+    def counted_sync(self):
+        self.syncs += 1
+        self.sync_of_trl()
 
     def counters(self):
         metrics = {
@@ -117,6 +121,7 @@ def main() -> None:
             calls=trainer.calls,
             batches=trainer.batches,
             losses=trainer.losses,
+            syncs=trainer.syncs,
             log=trainer.state.log_history,
             moved=max(float((value - start[name]).abs().max()) for name, value in trainer.model.state_dict().items()),
             settings_after=(trainer.vllm_generation.max_completion_length, trainer.vllm_generation.temperature),
