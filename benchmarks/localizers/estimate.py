@@ -12,6 +12,9 @@ fair game: the next step moves it up as much as down. Three pass rates of contin
 - With a localizer that is right with probability q and names a random step otherwise: the mix of both. Hence the
   lower bound of q below, and q itself where the pass rate after an oracle's resets is known from somewhere.
 
+So what is estimated is the hit rate of the noisy oracle whose cuts are worth as much. A localizer whose misses are a
+step or two before the error comes out above its own hit rate, and one whose misses come late comes out below.
+
 These hold for `seed_selection="random"` and `reset_offset=0`. Where a wrong step may still pass with a constant chance
 (a guess in multiple choice), the bounds hold as they are: they only get looser.
 """
@@ -32,7 +35,7 @@ def oracle_bound(base: float) -> float:
 
 
 def hit_rate_at_least(base: float, suffix: float, random: float | None = None) -> float:
-    """Return a lower bound of a localizer's hit rate, in [0, 1], from pass rates alone.
+    """Return a lower bound of the hit rate of the noisy oracle that is worth as much, in [0, 1], from pass rates alone.
 
     Args:
         base: `reset/base_pass_rate`, of completions from the prompt.
