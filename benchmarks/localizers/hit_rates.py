@@ -57,7 +57,6 @@ POLICIES = {
 VOTES = (1, 3, 5, 9)
 RATES = (0, 0.25, 0.5, 0.75, 1)  # probabilities of the noisy oracle
 TEMPERATURE = 0.3  # default of `localization_temperature`
-SUFFIXES = 2  # continuations of each failure
 ANSWER_TOKENS = 6  # \boxed{h} and the end are 4 of the testbed's tokens
 
 
@@ -86,15 +85,22 @@ def trained_policy(setting: str, method: str, seed: int, runs: Path) -> PreTrain
 
 
 def pass_rates(
-    model: PreTrainedModel, setting: Setting, failures: Sequence[Failure], named: dict[str, Answers], progress: tqdm
+    model: PreTrainedModel,
+    setting: Setting,
+    failures: Sequence[Failure],
+    named: dict[str, Answers],
+    suffixes: int,
+    progress: tqdm,
 ) -> dict[str, dict[str, Any]]:
-    """Return how often continuations of every failure pass, by the localizer that says where it is reset to."""
+    """Return how often continuations of every failure pass, by the localizer that says where it is reset to.
+
+    Localizers that name the same step share its continuations, so that differences between them have less noise.
+    """
     steps = {name: reset_steps(failures, answers) for name, answers in named.items()}
     cuts = sorted({(index, int(step)) for chosen in steps.values() for index, step in enumerate(chosen)})
     row = {cut: number for number, cut in enumerate(cuts)}
-    passes = continuations(
-        model, base_tokenizer(), [(failures[index], step) for index, step in cuts], setting, SUFFIXES, progress
-    )
+    places = [(failures[index], step) for index, step in cuts]
+    passes = continuations(model, base_tokenizer(), places, setting, suffixes, progress)
     prompts = np.array([failure.prompt for failure in failures])
     result = {}
     for name, chosen in steps.items():
@@ -110,6 +116,7 @@ def measure(
     model: PreTrainedModel,
     setting: Setting,
     prompts: int,
+    suffixes: int,
     votes: Sequence[int],
     rates: Sequence[float],
     localizers: dict[str, Callable],
@@ -119,6 +126,7 @@ def measure(
 
     Args:
         prompts: number of problems. The failures are the same in every call.
+        suffixes: number of continuations of each failure.
         votes: numbers of votes of the model's own localization.
         rates: probabilities of the noisy oracle.
         localizers: further localizers by name.
@@ -138,12 +146,13 @@ def measure(
         begun = time.process_time()
         named[name] = call_localizer(localizer, [failure.shown for failure in failures])
         costs[name] = [0.0, (time.process_time() - begun) / len(failures)]
-    passes = pass_rates(model, setting, failures, named, progress)
+    passes = pass_rates(model, setting, failures, named, suffixes, progress)
     measured = {name: quality(failures, answers) | passes[name] for name, answers in named.items()}
     for name, (tokens, seconds) in costs.items():
         measured[name] |= {"tokens": round(tokens, 2), "seconds": round(seconds, 5)}
     return {
         "prompts": prompts,
+        "suffixes": suffixes,
         "failures": len(failures),
         "base_pass_rate": round(sampled.passed, 4),
         "base_exact_rate": round(sampled.exact, 4),
@@ -178,6 +187,7 @@ def main() -> None:
     parser.add_argument(
         "--runs", type=Path, default=CURVES / "runs.jsonl", help="finished runs, which say what is tuned"
     )
+    parser.add_argument("--suffixes", type=int, default=2, help="continuations of each failure")
     parser.add_argument("--policies", nargs="+", choices=POLICIES, default=list(POLICIES))
     parser.add_argument("--budgets", nargs="*", type=int, default=BUDGETS, help="labelled solutions of the PRMs")
     parser.add_argument("--add", choices=("prm",), help="measure these alone, and keep what is stored about others")
@@ -194,7 +204,8 @@ def main() -> None:
             setting, method, share = POLICIES[name]
             policy = trained_policy(setting, method, arguments.seed, arguments.runs) if method else base_model().eval()
             prompts = round(share * arguments.prompts)
-            measured = measure(policy, SETTINGS[setting], prompts, votes, rates, localizers, progress)
+            numbers = prompts, arguments.suffixes
+            measured = measure(policy, SETTINGS[setting], *numbers, votes, rates, localizers, progress)
             if arguments.add:
                 measured["localizers"] = policies[name]["localizers"] | measured["localizers"]
             policies[name] = measured

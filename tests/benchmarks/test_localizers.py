@@ -15,6 +15,7 @@ from benchmarks.localizers import __main__ as command
 from benchmarks.localizers import worth
 from benchmarks.localizers.estimate import hit_rate_at_least, hit_rate_between, oracle_bound
 from benchmarks.localizers.figure import draw, spread
+from benchmarks.localizers.hit_rates import measure, table
 from benchmarks.localizers.policy import CANDIDATES, Failure, continuations, sample_failures
 from benchmarks.localizers.quality import (
     chance_quality,
@@ -152,6 +153,28 @@ def test_a_fixed_policy_never_mends_a_wrong_prefix():
     assert passed.shape == (len(cuts), 4) and not (exact & ~passed).any()
     assert exact[::2].any() and not exact[1::2].any()  # before the error, and after it
     assert 0 < sampled.exact <= sampled.passed < 1
+
+
+def test_a_policy_is_measured_with_every_localizer():
+    setting = Setting(5, 5, num_iterations=1, generations=1, evaluate_every=1)
+    localizers = {"first": lambda failed: [1] * len(failed)}
+    with tqdm(disable=True) as progress:
+        measured = measure(base_model().eval(), setting, 8, 2, (1, 3), (0, 1), localizers, progress)
+    assert list(measured["localizers"]) == [
+        "chance",
+        "noisy oracle 0",
+        "noisy oracle 1",
+        "self",
+        "self, 3 votes",
+        "first",
+    ]
+    figures = measured["localizers"]
+    assert figures["noisy oracle 1"]["hit_rate"] == [1, 1, 1] and figures["first"]["clean_rate"] == [1, 1, 1]
+    assert (
+        figures["first"]["tokens"] == 0 and 2.5 < figures["self, 3 votes"]["tokens"] / figures["self"]["tokens"] < 3.5
+    )
+    assert figures["noisy oracle 1"]["suffix_exact_rate"][0] > figures["noisy oracle 0"]["suffix_exact_rate"][0]
+    assert "| self, 3 votes | " in table({"a policy": measured})
 
 
 # --- what hit rates are worth ---
