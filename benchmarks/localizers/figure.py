@@ -52,9 +52,10 @@ def _draw_line(panel: Axes, points: list[dict[str, Any]], shift: float, color: s
         label, (x[-1], middle[-1]), xytext=(9, 0), textcoords="offset points", va="center", color=color, fontsize=10
     )
     if points[0]["method"] == "rrpo":
+        low = points[0]["gain"][1]
         panel.annotate(
-            "RRPO:\nrandom steps", (x[0], middle[0]), xytext=(8, -6), textcoords="offset points", va="top",
-            color=color, fontsize=9,
+            "RRPO", (x[0], low), xytext=(0, -4), textcoords="offset points", ha="center", va="top", color=color,
+            fontsize=9,
         )  # fmt: skip
 
 
