@@ -7,6 +7,7 @@ import json
 import random
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any
@@ -20,6 +21,7 @@ from transformers import (
     TrainerCallback,
 )
 from transformers.utils import logging as transformers_logging
+from trl import GRPOTrainer
 
 from benchmarks.common.measuring import QUIET, prepare
 from benchmarks.common.methods import METHODS
@@ -205,6 +207,37 @@ class Curve(TrainerCallback):
         self.resumed = time.process_time()
 
 
+def make_trainer(
+    run: Run, model: PreTrainedModel, folder: str, callbacks: Sequence[TrainerCallback] = ()
+) -> GRPOTrainer:
+    """Return the trainer of a run, which writes nothing to `folder`."""
+    setting, method = run.setting, METHODS[run.method]
+    group_size = method.options.get("num_generations", NUM_GENERATIONS)
+    return method.make_trainer(
+        model,
+        answer_reward,
+        dict(
+            output_dir=folder,
+            per_device_train_batch_size=COMPLETIONS,
+            num_generations=NUM_GENERATIONS,
+            max_completion_length=6 * setting.max_steps + 6,  # a solution has 6 n + 3 tokens, the end included
+            num_iterations=setting.num_iterations,
+            max_steps=setting.generations * setting.num_iterations,
+            learning_rate=run.learning_rate,
+            lr_scheduler_type="constant_with_warmup",
+            warmup_steps=WARMUP * setting.num_iterations,
+            seed=run.seed,
+            use_cpu=True,
+            **QUIET,
+            logging_steps=1,
+            **run.options,
+        ),
+        train_dataset=as_dataset(sample_problems(setting, setting.generations * COMPLETIONS // group_size, run.seed)),
+        processing_class=base_tokenizer(),
+        callbacks=list(callbacks),
+    )
+
+
 def train(run: Run) -> dict[str, Any]:
     """Train and return what is kept of the run: its curve, the means of its diagnostics and its cost.
 
@@ -213,35 +246,9 @@ def train(run: Run) -> dict[str, Any]:
     rate 0 from there on.
     """
     begun = time.process_time()
-    setting, method, tokenizer = run.setting, METHODS[run.method], base_tokenizer()
-    curve = Curve(setting, tokenizer)
-    group_size = method.options.get("num_generations", NUM_GENERATIONS)
+    setting, curve = run.setting, Curve(run.setting, base_tokenizer())
     with tempfile.TemporaryDirectory() as folder:
-        trainer = method.make_trainer(
-            copy.deepcopy(base_model()),
-            answer_reward,
-            dict(
-                output_dir=folder,
-                per_device_train_batch_size=COMPLETIONS,
-                num_generations=NUM_GENERATIONS,
-                max_completion_length=6 * setting.max_steps + 6,  # a solution has 6 n + 3 tokens, the end included
-                num_iterations=setting.num_iterations,
-                max_steps=setting.generations * setting.num_iterations,
-                learning_rate=run.learning_rate,
-                lr_scheduler_type="constant_with_warmup",
-                warmup_steps=WARMUP * setting.num_iterations,
-                seed=run.seed,
-                use_cpu=True,
-                **QUIET,
-                logging_steps=1,
-                **run.options,
-            ),
-            train_dataset=as_dataset(
-                sample_problems(setting, setting.generations * COMPLETIONS // group_size, run.seed)
-            ),
-            processing_class=tokenizer,
-            callbacks=[curve],
-        )
+        trainer = make_trainer(run, copy.deepcopy(base_model()), folder, [curve])
         trainer.train()
     history = trainer.state.log_history
     points = range(0, setting.generations * setting.num_iterations + 1, curve.every)

@@ -1,0 +1,41 @@
+"""Report what a localizer is worth, from finished runs: JSON, tables, a figure.
+
+    python -m benchmarks.localizers                       # the stored runs of the learning curves
+    python -m benchmarks.localizers --runs RUNS --output FOLDER
+
+The runs are those of `python -m benchmarks.learning_curves --settings rare --methods "srpo 1x4 oracle 0.5" ...`, the
+hit rates those of `python -m benchmarks.localizers.hit_rates`.
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+from benchmarks.learning_curves.suite import RESULTS as CURVES
+from benchmarks.learning_curves.suite import RunLog
+from benchmarks.localizers.figure import draw
+from benchmarks.localizers.tables import markdown
+from benchmarks.localizers.worth import summarize
+
+RESULTS = Path(__file__).parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=CURVES / "runs.jsonl", help="finished runs")
+    parser.add_argument("--hit_rates", type=Path, default=RESULTS / "hit_rates.json", help="measured hit rates")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
+    arguments = parser.parse_args()
+    summary = summarize(json.loads(arguments.hit_rates.read_text()), RunLog(arguments.runs).finished)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(summary, indent=1, allow_nan=False)
+    text = re.sub(r"\[([^\[\]{}]*)\]", lambda match: "[" + " ".join(match[1].split()) + "]", text)  # a list on a line
+    (arguments.output / "localizers.json").write_text(text + "\n")
+    (arguments.output / "localizers.md").write_text(markdown(summary))
+    draw(summary, arguments.output / "localizers.png")
+    print(markdown(summary))
+
+
+if __name__ == "__main__":
+    main()
