@@ -623,7 +623,7 @@ def test_no_method_of_the_trainer_is_replaced_while_it_is_watched(
 
 
 def test_trees_are_drawn_from_the_records_alone():
-    """Largest advantages first; one without a named step is called so, and an empty completion has nothing to be cut."""
+    """Largest advantages first; without a named step it says so, and an empty completion has nothing to be cut."""
     first = SeedRecord(("a|", "b|", "c"), 2, Reset(2, False))
     other = SeedRecord(("d|", "e"), None, Reset(1, True))
     empty = SeedRecord((), None, Reset(1, True))
