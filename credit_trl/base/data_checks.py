@@ -5,6 +5,7 @@ from typing import Any
 
 from datasets import Dataset
 from trl import GRPOTrainer
+from trl.trainer.utils import RepeatSampler
 
 
 def check_prompts(train_dataset) -> None:
@@ -21,13 +22,19 @@ def check_prompts(train_dataset) -> None:
 
 
 def check_fills_a_batch(trainer: GRPOTrainer) -> None:
-    """Raise `ValueError` if there are fewer prompts than a generation batch has: TRL drops what fills no batch."""
+    """Raise `ValueError` if there are fewer prompts than a generation batch has: TRL drops what fills no batch.
+
+    A data loader or a sampler of the user's own may repeat prompts, and is left alone.
+    """
     args: Any = trainer.args
-    data, prompts = trainer.train_dataset, args.generation_batch_size // trainer.num_generations
-    if isinstance(data, Sized) and len(data) < prompts:
+    data, loader = trainer.train_dataset, getattr(trainer.get_train_dataloader, "__func__", None)
+    if not isinstance(data, Sized) or loader is not GRPOTrainer.get_train_dataloader:
+        return
+    sampler = trainer._get_train_sampler()
+    if isinstance(sampler, RepeatSampler) and sampler.num_samples < sampler.batch_size:
         raise ValueError(
-            f"The training data have {len(data)} prompts, and a generation batch takes {prompts} different ones "
-            f"(generation_batch_size={args.generation_batch_size} completions, num_generations="
+            f"The training data have {len(data)} prompts, and a generation batch takes {sampler.batch_size} different "
+            f"ones (generation_batch_size={args.generation_batch_size} completions, num_generations="
             f"{trainer.num_generations} of each), so that nothing would be trained. Use more data, a smaller "
             "per_device_train_batch_size or steps_per_generation, or a larger num_generations."
         )

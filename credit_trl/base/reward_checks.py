@@ -45,7 +45,8 @@ def explain_arguments(function: Callable[..., Any], name: str, columns: dict[str
     """Raise `TypeError` with what to do if `error` says that `function` does not take the arguments `columns`."""
     with suppress(ValueError):  # a function in C may have no signature
         try:
-            inspect.signature(function).bind(**columns)
+            # What a decorated function hands on is its own: its signature says nothing of the call that failed.
+            inspect.signature(function, follow_wrapped=False).bind(**columns)
         except TypeError as mismatch:
             raise TypeError(
                 f"The reward function '{name}' does not take what it is called with: {mismatch}. It gets "

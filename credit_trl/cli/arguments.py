@@ -157,6 +157,7 @@ def parse(argv: list[str], testbed_recipe: Path) -> tuple[RunArguments, ModelCon
             rest, return_remaining_strings=True
         )
     refuse(unused, name)
+    check_method(name, training_args)
 
     model_name = Path(model_args.model_name_or_path or "testbed").name
     training_args.output_dir = training_args.output_dir.replace("{method}", name).replace("{model}", model_name)
@@ -171,6 +172,20 @@ def parse(argv: list[str], testbed_recipe: Path) -> tuple[RunArguments, ModelCon
         **(training_args.model_init_kwargs or {}),
     }
     return run_args, model_args, training_args
+
+
+def check_method(name: str, training_args: GRPOConfig) -> None:
+    """Raise `UsageError` where a recipe or an option has made another method of the one that `name` names.
+
+    Fields of TRL are free: GSPO with another loss is still called so.
+    """
+    for option, value in METHODS[name].options.items():
+        chosen = getattr(training_args, option)
+        if chosen != value and not hasattr(GRPOConfig, option):
+            raise UsageError(
+                f"--method {name} is {option}={value!r}, and {option} is set to {chosen!r}: leave {option} out, or "
+                "name another method"
+            )
 
 
 def refuse(words: list[str], method: str) -> None:

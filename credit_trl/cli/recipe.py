@@ -14,8 +14,14 @@ import yaml
 from .usage import UsageError
 
 _KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "text", list: "a list", dict: "a mapping"}
-# Options for which YAML's own `true` means more than their type says.
-_ALSO_BOOLEAN = {"resume_from_checkpoint"}
+# Options that take more kinds of values than the types of their fields say, which a command line needs.
+_ALSO = {
+    "resume_from_checkpoint": (bool,),  # true: the last checkpoint
+    "scale_rewards": (bool,),  # false: "none"
+    "fsdp": (bool, list),
+    "step_delimiter": (list,),
+    "correctness_reward": (int,),
+}
 
 
 class _Loader(yaml.SafeLoader):
@@ -83,9 +89,7 @@ def check_values(settings: dict[str, Any], groups: Iterable[type], path: str) ->
         kinds = _kinds_of(hints.get(name, Any))
         if kinds is None or isinstance(value, str) or type(value) in kinds:
             continue
-        if (isinstance(value, int) and not isinstance(value, bool) and float in kinds) or (
-            isinstance(value, bool) and name in _ALSO_BOOLEAN
-        ):
+        if type(value) in _ALSO.get(name, ()) or (type(value) is int and float in kinds):
             continue
         wanted = " or ".join(text for kind, text in _KINDS.items() if kind in kinds)
         message = f"{path}: {name} must be {wanted}, got {'nothing' if value is None else repr(value)}"

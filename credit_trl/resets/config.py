@@ -57,7 +57,7 @@ class SRPOConfig(CreditConfig):
             every failed candidate has to be localized.
         max_seed_attempts (`int`, defaults to 12):
             Untrained completions that may be drawn for each prompt to find failures (paper).
-        train_prefix (`bool`, defaults to `False`):
+        train_prefix (`bool`, defaults to False):
             Whether kept prefixes are trained too, with the advantage of what follows them (an ablation of the paper).
         correctness_reward (`str` or `int`, *optional*):
             Name or index of the reward function that says whether a completion failed. None: the first.

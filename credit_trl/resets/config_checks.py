@@ -48,7 +48,9 @@ def check_localizer(config: Any, name: str) -> None:
     if model is not None and (not isinstance(model, str) or not model):
         raise ValueError(f"localizer_model must be a string that is not empty, got {model!r}")
     if options is not None and not isinstance(options, dict):
-        raise ValueError(f"localizer_kwargs must be a dictionary, on a command line as JSON, got {options!r}")
+        raise ValueError(
+            f"localizer_kwargs must be a dictionary, on a command line as JSON, got a {type(options).__name__}"
+        )
     if config.localizer in MODELS:
         if model is None:
             raise ValueError(
@@ -56,10 +58,11 @@ def check_localizer(config: Any, name: str) -> None:
                 f"in {name}"
             )
     elif model is not None or options:
-        field, value = ("localizer_model", model) if model is not None else ("localizer_kwargs", options)
+        # What `localizer_kwargs` holds, which may be a key, is not repeated.
+        field = "localizer_model" if model is not None else "localizer_kwargs"
         raise ValueError(
-            f"{field}={value!r} is for localizer='prm' and localizer='chat', and localizer is {config.localizer!r}: "
-            f"set one of them or leave {field} out of {name}"
+            f"{field} is for localizer='prm' and localizer='chat', and localizer is {config.localizer!r}: set one of "
+            f"them or leave {field} out of {name}"
         )
 
 

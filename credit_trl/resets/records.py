@@ -44,8 +44,8 @@ class CompletionRecord(NamedTuple):
     reward: float  # reward by the function that says what failed; NaN where it gave none
     passed: bool | None  # correctness; None where it was not scored
     seed: SeedRecord | None  # failed completion whose prefix it continues
-    trains_prefix: bool = False  # whether the prefix is in the loss
     advantage: float = math.nan  # advantage in its group
+    trains_prefix: bool = False  # whether the prefix is in the loss
 
     @property
     def loss_mask(self) -> list[int]:

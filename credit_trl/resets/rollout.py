@@ -150,8 +150,8 @@ class Rollout:
             prefix_length = len(kept[row].ids) if row in kept else 0
             place = slot.prompt, slot.group, self.columns["completion_role"][row]
             tokens = self.prompt_ids[row], self.samples[row].ids, prefix_length
-            seed = seeds.get(slot.seed)
-            records.append(CompletionRecord(*place, *tokens, reward, passed, seed, self.args.train_prefix))
+            outcome = reward, passed, seeds.get(slot.seed)
+            records.append(CompletionRecord(*place, *tokens, *outcome, trains_prefix=self.args.train_prefix))
         return records
 
     def _draw(self, prompts: list[int]) -> tuple[list[Sample], list[list[bool]]]:

@@ -79,7 +79,7 @@ class SRPOTrainer(ExactResumeMixin, CreditTrainer):
     ):
         checks.refuse_arguments(keywords)
         super().__init__(model, reward_funcs, args, **keywords)
-        self._localizer = make_localizer(self.args, self.accelerator) if localizer is None else localizer
+        self._localizer = make_localizer(self.args, self.accelerator, localizer)
         checks.refuse_unread(check_localizer(self._localizer), self.args)
         self._step_delimiter = step_delimiter or self.args.step_delimiter
         self._correctness = checks.correctness_index(self.reward_func_names, self.args.correctness_reward)

@@ -164,7 +164,8 @@ def reset_trees(records: list[CompletionRecord], decode: Decode) -> list[Picture
                     Continuation(decode(member.ids[member.prefix_length :]), member.reward, member.advantage)
                     for member in group
                 ],
-                marks={step: "random step"} if seed.first_error is None else {seed.first_error: "named as wrong"},
+                marks={step: "no step was named"} if seed.first_error is None else {seed.first_error: "named as wrong"},
+                prefix_trained=group[0].trains_prefix,
                 note=decode(group[0].prompt_ids),
             )
         )

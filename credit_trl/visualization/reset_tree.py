@@ -21,6 +21,7 @@ def reset_tree(
     *,
     reward: float | None = None,
     marks: Mapping[int, str] | None = None,
+    prefix_trained: bool = False,
     title: str = "Reset",
     note: str = "",
 ) -> Picture:
@@ -34,6 +35,7 @@ def reset_tree(
         continuations: of the prefix, colored by their advantages.
         reward: of the seed.
         marks: labels by the 1-based step that they stand before, such as `{3: "first error"}`.
+        prefix_trained: whether the kept prefix is in the loss too (`train_prefix`).
         title, note: what stands above, plain text.
 
     Raises:
@@ -57,8 +59,9 @@ def reset_tree(
         branches.append(
             _box(head, f'<span class="step">{_text(text)}</span>', "", level(advantage, limit, signed=True))
         )
+    prefix = ("kept prefix", "") if prefix_trained else ("kept prefix, not trained", "masked")
     tree = (
-        f'<div class="tree"><div class="root">{_box("kept prefix, not trained", kept, "masked")}</div>'
+        f'<div class="tree"><div class="root">{_box(prefix[0], kept, prefix[1])}</div>'
         f'<div class="stem"></div><div class="branches">'
         f'{"".join(f"""<div class="branch">{branch}</div>""" for branch in branches)}</div></div>'
     )

@@ -1,6 +1,7 @@
 """The first mistakes of a new user: each ends in words that say what was wrong and what to do."""
 
 import ast
+import functools
 import re
 import runpy
 import sys
@@ -9,9 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
+from torch.utils.data import DataLoader
 from transformers import TrainerControl, TrainerState
 from trl import GRPOConfig
 from trl.rewards import accuracy_reward
+from trl.trainer.utils import RepeatSampler
 
 import evaluate
 import train
@@ -83,6 +86,9 @@ def test_every_value_of_the_recipes_has_the_type_of_its_option():
     """Their values are checked as a user's are; those that must not be refused are among them."""
     settings = {"logging_steps": 10, "reward_funcs": "accuracy", "resume_from_checkpoint": True, "dataset_size": None}
     check_values(settings, [RunArguments, STraceConfig], "my.yaml")
+    # What the fields take and their types do not say.
+    also = {"scale_rewards": False, "fsdp": True, "step_delimiter": ["a", "b"], "correctness_reward": 1}
+    check_values(also, [RunArguments, SRPOConfig], "my.yaml")
     with pytest.raises(UsageError, match=r"my.yaml: dataset_seed must be an integer, got nothing"):
         check_values({"dataset_seed": None}, [RunArguments, STraceConfig], "my.yaml")
 
@@ -257,6 +263,29 @@ def test_data_that_fill_no_batch(tmp_path, rows):
         trainer_of(tmp_path, make_dataset(2).select(range(rows))).train()
 
 
+class Again(STraceTrainer):
+    """Takes a prompt as often as a batch needs, by a sampler of its own."""
+
+    def _get_train_sampler(self, dataset=None):
+        return RepeatSampler(self.train_dataset, mini_repeat_count=8)
+
+
+class Loads(STraceTrainer):
+    """Takes it so by a data loader of its own."""
+
+    def get_train_dataloader(self):
+        return DataLoader([self.train_dataset[0]] * 8, batch_size=8, collate_fn=self.data_collator)
+
+
+@pytest.mark.parametrize("trainer_class", [Again, Loads])
+def test_data_that_a_subclass_repeats_are_trained(tmp_path, trainer_class):
+    sizes = dict(per_device_train_batch_size=8, num_generations=4, max_completion_length=4, max_steps=1)
+    args = GRPOConfig(str(tmp_path), **(QUIET_ON_CPU | sizes))
+    trainer = trainer_class(str(BASE_MODEL), digit_reward, args=args, train_dataset=make_dataset(1))
+    trainer.train()
+    assert trainer.state.global_step == 1
+
+
 def test_data_that_fill_one_batch_are_trained(tmp_path):
     trainer = trainer_of(tmp_path, make_dataset(2))
     trainer.train()
@@ -271,12 +300,18 @@ def wrong_inside(completions, **kwargs):
     return sum(completions)
 
 
+@functools.wraps(lambda texts: None)
+def decorated(completions, **kwargs):
+    return sum(completions)
+
+
 @pytest.mark.parametrize(
     ("reward", "words"),
     [
         (accuracy_reward, r"'accuracy_reward' does not take .*: missing a required argument: 'solution'. .*answer"),
         (no_columns, r"'no_columns' does not take .*: got an unexpected keyword argument .* the others as \*\*kwargs"),
         (wrong_inside, r"^unsupported operand"),  # as it was raised
+        (decorated, r"^unsupported operand"),  # whatever the signature of what it calls
     ],
 )  # fmt: skip
 def test_a_reward_that_does_not_take_what_it_gets(tmp_path, reward, words):

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import train
 from credit_trl import SRPOTrainer, STraceConfig, TraceTrainer
-from credit_trl.cli import METHODS
+from credit_trl.cli import METHODS, UsageError
 from credit_trl.cli.arguments import option_names, own_options
 from credit_trl.cli.recipe import read_settings
 from credit_trl.data.loading import TEST_SEED_OFFSET
@@ -192,8 +192,12 @@ def test_methods_hold_the_papers_values(method):
 
 @pytest.mark.parametrize("method", ["rrpo", "srpo"])
 def test_the_reference_recipe_holds_the_authors_values(method):
-    run_args, model_args, args = parse("--config", str(ROOT / "recipes" / "srpo_reference.yaml"), "--method", method)
+    words = ("--localization_fallback", "random") if method == "rrpo" else ()  # as the recipe says
+    recipe = str(ROOT / "recipes" / "srpo_reference.yaml")
+    run_args, model_args, args = parse("--config", recipe, "--method", method, *words)
     assert (run_args.method, model_args.lora_r, model_args.lora_alpha) == (method, 64, 64)
+    localization = {"srpo": ("self", "first"), "rrpo": ("random", "random")}[method]
+    assert (args.localizer, args.localization_fallback) == localization
     expected = {
         "step_delimiter": "</thought>", "seed_source": "fresh", "max_seed_attempts": 12,
         "localization_temperature": 0.3, "localization_max_tokens": 4096, "temperature": 0.7, "top_p": 0.95,
@@ -238,6 +242,18 @@ def test_options_of_some_methods_are_passed_over_by_the_others(tmp_path):
     assert not hasattr(parse(*words, "s_trace")[2], "reset_offset")
     args = parse(*words, "srpo_s_trace", "--trace_gamma", "0.3")[2]
     assert (args.reset_offset, args.trace_lambda, args.trace_gamma) == (1, 0.5, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("method", "option", "value"), [("rrpo", "localizer", "self"), ("p_trace", "trace_entropy_fraction", 0.5)]
+)
+def test_a_method_is_not_turned_into_another_one(tmp_path, method, option, value):
+    """A run called RRPO would train SRPO, whose recipe says `localizer: self`."""
+    recipe = tmp_path / "my.yaml"
+    recipe.write_text(f"dataset_name: testbed\n{option}: {value}\n")
+    for words in (("--config", str(recipe)), (f"--{option}", str(value))):
+        with pytest.raises(UsageError, match=rf"--method {method} is {option}=.*, and {option} is set to {value!r}"):
+            parse("--method", method, *words)
 
 
 def test_every_recipe_is_parsed_by_a_test():

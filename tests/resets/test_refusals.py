@@ -185,6 +185,6 @@ def test_the_docstring_lists_the_fields_with_their_defaults():
 
 def test_a_command_line_shows_the_values_of_a_setting():
     choices = {action.dest: action.choices for action in TrlParser(SRPOConfig)._actions}
-    assert set(choices["localizer"]) == {"self", "random"}
+    assert set(choices["localizer"]) == {"self", "random", "prm", "chat"}
     assert set(choices["seed_source"]) == {"base", "fresh"}
     assert set(choices["seed_selection"]) == {"random", "furthest"}

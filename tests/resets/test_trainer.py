@@ -596,6 +596,13 @@ def test_what_cannot_work_is_refused_by_name(tmp_path, monkeypatch, case):
         SRPOConfig(str(tmp_path), use_cpu=True, bf16=False, **REFUSED[case])
 
 
+@pytest.mark.parametrize("options", [{"api_key": "sk-secret"}, "api_key: sk-secret"])
+def test_what_a_localizer_is_given_is_not_repeated(tmp_path, options):
+    with pytest.raises(ValueError, match=r"^localizer_kwargs") as caught:
+        SRPOConfig(str(tmp_path), use_cpu=True, bf16=False, localizer_kwargs=options)
+    assert "secret" not in str(caught.value)
+
+
 class Environment:
     def reset(self, **kwargs):
         return None
@@ -622,11 +629,15 @@ def look() -> str:
         ("seed_selection", dict(seed_selection="furthest", localizer="random")),
         ("localization_fallback", dict(localization_fallback="first", localizer="random")),
         ("localization_votes", dict(localization_votes=3, localizer="random")),
+        ("localization_votes", dict(localization_votes=3, given=oracle)),
+        ("localizer_model", dict(localizer="prm", localizer_model="my-prm", given=oracle)),
     ],
 )
 def test_the_trainer_refuses_by_name(tiny_model, tmp_path, name, options):
     options = dict(options)
     config = {key: options.pop(key) for key in list(options) if key in RESET_FIELDS}
+    if "given" in options:
+        options["localizer"] = options.pop("given")
     args = SRPOConfig(str(tmp_path), use_cpu=True, bf16=False, report_to="none", **config)
     with pytest.raises(ValueError, match=f"^{name}"):
         SRPOTrainer(tiny_model, digit_reward, args=args, train_dataset=make_dataset(4), **options)

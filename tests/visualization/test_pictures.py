@@ -333,6 +333,8 @@ def test_tree_cuts_before_the_reset_step():
 
 
 def test_tree_that_keeps_nothing_says_so():
+    trained = reset_tree(["a", "b"], 2, [], prefix_trained=True).body
+    assert "kept prefix<" in trained and "not trained" not in trained and 'class="box masked"' not in trained
     assert "nothing: reset to the beginning" in reset_tree(["a", "b"], 1, []).body
     for options in (dict(reset_step=3), dict(reset_step=0), dict(reset_step=1, marks={4: "x"})):
         with pytest.raises(ValueError, match="but the completion has 2 steps, counted from 1"):
@@ -539,12 +541,14 @@ def test_a_step_with_resets_shows_prefixes_and_trees(tiny_model, prompts, tmp_pa
     assert sorted(shown) == sorted(wanted)
 
 
-def test_a_random_reset_is_called_so_and_no_tree_is_drawn_without_a_rollout(tiny_model, prompts, tmp_path):
+def test_a_reset_without_a_named_step_is_called_so_and_no_tree_is_drawn_without_a_rollout(
+    tiny_model, prompts, tmp_path
+):
     options = dict(localizer="random", max_steps=2)
     trainer, _ = watched(SRPOTrainer, SRPOConfig, tiny_model, prompts, tmp_path, **options)
     trainer.train()
     marks = written(tmp_path, 1).text_of("mark")
-    assert any(text.startswith("random step") for text in marks)
+    assert any(text.startswith("no step was named") for text in marks)
     assert not written(tmp_path, 2).text_of("tree")  # the second iteration on the same completions
 
 
@@ -619,7 +623,7 @@ def test_no_method_of_the_trainer_is_replaced_while_it_is_watched(
 
 
 def test_trees_are_drawn_from_the_records_alone():
-    """Largest advantages first; a random reset is called so, and an empty completion has nothing to be cut."""
+    """Largest advantages first; without a named step it says so, and an empty completion has nothing to be cut."""
     first = SeedRecord(("a|", "b|", "c"), 2, Reset(2, False))
     other = SeedRecord(("d|", "e"), None, Reset(1, True))
     empty = SeedRecord((), None, Reset(1, True))
@@ -639,7 +643,7 @@ def test_trees_are_drawn_from_the_records_alone():
     pictures = reset_trees(records, lambda ids: "".join(map(chr, ids)))
     texts = [re.sub(r"<[^>]*>", " ", picture.body) for picture in pictures]
     assert len(texts) == 2 and all("AB" in text for text in texts)
-    assert "random step" in texts[0] and "reward 0.25, advantage +2" in texts[0]
+    assert "no step was named" in texts[0] and "reward 0.25, advantage +2" in texts[0]
     assert "named as wrong" in texts[1]
     assert re.search(r"reward 1, advantage \+0\.5\s+x\s.*reward 0, advantage -0\.5\s+y", texts[1])
 

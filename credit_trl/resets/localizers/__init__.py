@@ -18,12 +18,19 @@ if TYPE_CHECKING:
 __all__ = ["ChatLocalizer", "PRMLocalizer", "make_localizer"]
 
 
-def make_localizer(args: "SRPOConfig", accelerator: Accelerator) -> Localizer:
-    """Return the localizer that `args` names; a process reward model is loaded whole onto the process's device.
+def make_localizer(args: "SRPOConfig", accelerator: Accelerator, function: Localizer | None = None) -> Localizer:
+    """Return `function`, or the localizer that `args` names: a process reward model is loaded whole onto the device.
 
     Raises:
-        ValueError: `localizer_kwargs` that the localizer does not know or refuses.
+        ValueError: `localizer_kwargs` that the localizer does not know or refuses; a model beside a `function`.
     """
+    if function is not None:
+        if args.localizer_model is not None:
+            raise ValueError(
+                f"localizer_model={args.localizer_model!r} would not be used, since SRPOTrainer(localizer=...) has a "
+                "localizer. Leave out one of the two."
+            )
+        return function
     options: dict[str, Any] = dict(args.localizer_kwargs or {})  # type: ignore[arg-type]  # checked: no string
     if args.localizer == "prm":
         _check_names(PRMLocalizer, options)
@@ -43,7 +50,7 @@ def make_localizer(args: "SRPOConfig", accelerator: Accelerator) -> Localizer:
 
 
 def _check_names(localizer: type, options: dict[str, Any]) -> None:
-    known = list(inspect.signature(localizer).parameters)[1:]
+    known = [name for name in inspect.signature(localizer).parameters if name not in ("model", "tokenizer")]
     if unknown := sorted(options.keys() - set(known)):
         raise ValueError(
             f"localizer_kwargs: {localizer.__name__} has no {', '.join(unknown)}, only {', '.join(known)}. It is a "

@@ -64,7 +64,7 @@ def test_a_judge_by_name_is_asked_in_the_words_of_the_configuration(tmp_path):
     [
         ("chat", {"api_key": "secret"}, "set the environment variable OPENAI_API_KEY"),
         ("chat", {"url": "http://localhost:1/v1"}, r"ChatLocalizer has no url, only base_url"),
-        ("prm", {"treshold": 0.4}, "PRMLocalizer has no treshold, only tokenizer, threshold"),
+        ("prm", {"treshold": 0.4}, "PRMLocalizer has no treshold, only threshold"),
     ],
 )
 def test_arguments_that_cannot_be_are_refused_by_name(tmp_path, prm, localizer, options, message):
