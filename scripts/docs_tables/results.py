@@ -75,6 +75,30 @@ def _beside_grpo(methods: dict) -> str:
     return f"GRPO ends at {interval(grpo['pass_at_1'])}, pass@16 at {grpo['pass_at_16'][0]:.3f}."
 
 
+def localizers() -> str:
+    """Return what resets gain over GRPO by who names the wrong step, the surest localizer last."""
+    lines = stored("localizers/localizers.json")["lines"]
+    found: dict[str, dict[str, dict]] = {}
+    for selection, line in lines.items():
+        for point in [*line["points"], *line["real"]]:
+            found.setdefault(point["localizer"], {})[selection] = point
+    rows = []
+    for name, points in sorted(found.items(), key=lambda entry: min(p["hit_rate"] for p in entry[1].values())):
+        rate = f"{next(iter(points.values()))['hit_rate']:.0%}"
+        gains = (interval(points[s]["gain"], "+") if s in points else "not run" for s in ("random", "furthest"))
+        rows.append((_localizer_title(name), rate, *gains))
+    return table(("the step is named by", "hit rate", "a random failure is cut", "the furthest failure is cut"), rows)
+
+
+def _localizer_title(name: str) -> str:
+    kind, *details = name.split()
+    if name.startswith("noisy oracle"):
+        return {"0": "chance", "1": "the oracle"}.get(details[-1], f"the noisy oracle, probability {details[-1]}")
+    if kind == "prm":
+        return f"a PRM, trained on {details[0]} labeled solutions"
+    return "the model itself" + (f", {' '.join(details)}" if details else "")
+
+
 def reset_exponents() -> str:
     """Return the exponents of p of random resets over the oracle's, as derived and as measured."""
     families = stored("theory/cpi_theory.json")["families"]
