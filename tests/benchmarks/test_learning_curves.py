@@ -153,7 +153,8 @@ def test_no_method_fixes_the_knob_that_is_tuned():
 def test_the_suite_has_every_method_and_no_block_twice():
     blocks = suite.plan(None, None)
     assert len(blocks) == len(set(blocks))
-    assert {method for _, method in blocks} == set(METHODS)
+    assert {method for _, method in blocks} | set(suite.LOCALIZERS) == set(METHODS)
+    assert len(suite.LOCALIZERS) == 13 and not {method for _, method in blocks} & set(suite.LOCALIZERS)
     assert {setting for setting, _ in blocks} == set(suite.SETTINGS) == set(suite.LEVELS)
 
 
