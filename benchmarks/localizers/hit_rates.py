@@ -183,7 +183,7 @@ def shown(interval: Sequence[float], percent: bool = False) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", type=int, default=130, help="problems of each setting, four completions each")
+    parser.add_argument("--prompts", type=int, default=140, help="problems of each setting, four completions each")
     parser.add_argument(
         "--runs", type=Path, default=CURVES / "runs.jsonl", help="finished runs, which say what is tuned"
     )
