@@ -16,9 +16,12 @@ import numpy as np
 import pytest
 import torch
 import transformers.modeling_utils
-from datasets import IterableDataset
+from datasets import Dataset, IterableDataset
 from transformers import AutoModelForCausalLM
 
+from credit_trl.resets.localization import FailedCompletion
+from credit_trl.resets.localizers.chat import ChatLocalizer
+from tests.helpers.chat_server import ChatServer, completion, error, slowly
 from tests.helpers.comparing import same_weights
 from tests.helpers.faults_run import GENERATIONS, OURS, TRAINERS, Fault, Step, one_step
 from tests.helpers.training import QUIET_ON_CPU
@@ -381,6 +384,47 @@ def test_answers_that_cannot_be_told_apart_end_the_run(step):
             step("SRPO", localized(lambda failed, answers=answers: answers))
 
 
+NO_SERVICE = "the judge's server is down, closes connections or answers 4xx or 5xx"
+NO_ANSWER = "the judge's response is no chat completion, or names no step"
+JUDGES = [
+    (NO_SERVICE, "connection", "down", {}),
+    (NO_SERVICE, "connection", None, {}),  # closes the connection
+    (NO_SERVICE, "authentication", (401, error("no such key")), {}),
+    (NO_SERVICE, "server_error", (500, error("out of memory")), {}),
+    ("the judge is slower than `deadline`", "deadline", slowly(300.0, completion("\\boxed{2}")), dict(deadline=0.5)),
+    (NO_ANSWER, "invalid_response", b"garbage", {}),
+    (NO_ANSWER, "no_step", completion("The second one."), {}),
+    ("`max_requests` is used up", "budget", completion("\\boxed{2}"), dict(max_requests=1)),
+]
+
+
+@pytest.mark.parametrize(("fault", "kind", "answer", "options"), JUDGES, ids=[kind for _, kind, *_ in JUDGES])
+@holds(*(fault for fault, *_ in JUDGES))
+def test_a_judge_without_an_answer_is_a_random_step(step, sound, monkeypatch, caplog, fault, kind, answer, options):
+    """All rows are those of `localizer="random"` to the bit, the fallbacks are counted, and one warning is given."""
+    for name in ("OPENAI_API_KEY", "HTTP_PROXY", "ALL_PROXY", "http_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    server = ChatServer(answer if callable(answer) else lambda body: answer)
+    one = [FailedCompletion("1+2:", ("3\n\n", "#3"))]
+    try:
+        if answer == "down":
+            server.close()
+        judge = ChatLocalizer("judge", server.url, max_retries=0, **options)
+        if kind == "budget":
+            assert judge(one) == [2]
+        found = step("SRPO", localized(judge))
+        assert judge(one) == [None]
+    finally:
+        if answer != "down":
+            server.close()
+    found.same_rows(sound("SRPO"), range(2 * GENERATIONS))
+    same_weights(found.weights, sound("SRPO").weights)
+    assert found.log["reset/parse_rate"] == 0 and found.log["reset/fallback_count"] == 2
+    assert judge.failures == {kind: 3}
+    [said] = [record.getMessage() for record in caplog.records if "ChatLocalizer" in record.getMessage()]
+    assert re.search(message(fault), said) and f"({kind})" in said
+
+
 # --- data ---
 
 
@@ -389,7 +433,7 @@ def user(text):
 
 
 DATA = {
-    "the data set has no `prompt` column": ["no column"] * 2,
+    "streamed data have no `prompt` column": ["no column"] * 2,
     "a prompt is None": ["1+2:", None],
     "plain and conversational prompts are mixed": ["1+2:", user("9*9:")],
     "a prompt is empty": ["1+2:", ""],
@@ -426,6 +470,27 @@ def test_data_that_is_not_as_it_should_be(tiny_model, tmp_path, fault):
             assert re.search(message(fault), str(error.value))
     if fault not in TRAINED:
         assert len(outcomes) == len(TRAINERS) and len(set(outcomes.values())) == 1
+
+
+@holds("a `Dataset` has no `prompt` column")
+def test_a_dataset_without_prompts_is_refused_when_the_trainer_is_built(tiny_model, tmp_path):
+    data = Dataset.from_dict({"question": ["1+2:", "9*9:"]})
+
+    def built(name, data):
+        trainer_class, config_class, options = TRAINERS[name]
+        settings = dict(per_device_train_batch_size=16, num_generations=8, max_completion_length=8, max_steps=1)
+        args = config_class(str(tmp_path), **(QUIET_ON_CPU | options | settings))
+        return trainer_class(tiny_model, lambda prompts, **kwargs: [0.0] * len(prompts), args=args, train_dataset=data)
+
+    with pytest.raises(KeyError, match=r"^'prompt'$"):
+        built("TRL", data).train()
+    for name in OURS:
+        with pytest.raises(ValueError, match=message("a `Dataset` has no `prompt` column")) as error:
+            built(name, data)
+        assert "It has question:" in str(error.value)
+        transformed = data.with_transform(lambda rows: rows)
+        with pytest.raises(KeyError, match=r"^'prompt'$"):
+            built(name, transformed).train()
 
 
 # --- the machine ---
