@@ -108,11 +108,11 @@ def results() -> list[str]:
     return [
         f"GRPO | {ahead or 'no other method'} has a higher final pass rate",
         f"| {lead(reuse, 's_trace')} in the final pass rate; needs {catch_up(reuse, 's_trace')} times as many",
-        f"likely: {p(reuse, 's_trace')} on twenty fresh seeds",
+        f"fairly sure: {p(reuse, 's_trace')} on twenty fresh seeds",
         f"perfect localizer on the testbed: p {p_value(rare[oracle]['pass_at_1_p'])} on twenty fresh seeds",
         f"| {lead(rare, oracle)} in the final pass rate; needs {catch_up(rare, oracle)} times as many",
         f"SRPO with the model's own localization ends {-rare[own]['pass_at_1_minus_grpo'][0]:.3f} lower",
-        f"| fairly sure: {p(rare, own)} on twenty fresh seeds",
+        f"| likely: {p(rare, own)} on twenty fresh seeds",
         f"all {CURVES['note'].split()[0]} runs in {CURVES['core_hours']:.1f} core-hours",
         f"among {comparisons} comparisons, one or two fall below p = 0.05",
         f"({lead(reuse, 's_trace', 'pass_at_16')}, {p(reuse, 's_trace', 'pass_at_16')})",
