@@ -57,7 +57,7 @@ def read_settings(path: str, recipes: Path | None = None) -> dict[str, Any]:
         meant = next((f"; did you mean {other}?" for other in found if other.name in names), "")
         raise UsageError(f"there is no file {path} in {Path.cwd()}{meant}")
     try:
-        settings = yaml.load(file.read_text(encoding="utf-8-sig"), _Loader)
+        settings = _Loader(file.read_text(encoding="utf-8-sig")).get_single_data()
     except OSError as error:
         raise UsageError(str(error)) from error
     except UnicodeDecodeError as error:
