@@ -12,7 +12,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 TOP_PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
-LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
+# A link or picture of Markdown, or a picture in HTML.
+LINK = re.compile(r"""(?<=\]\()(?!https?:|#)[^)#\s]+|(?<=\bsrc=")[^"\s]+|(?<=\bsrcset=")[^"\s]+""")
 
 
 def place(link: str, folder: Path) -> str:
@@ -25,7 +26,7 @@ def place(link: str, folder: Path) -> str:
 
 def turned(text: str, folder: Path, here: str) -> str:
     """Return the text of a page of `folder` with the links that it needs in the folder `here` of the site."""
-    return LINK.sub(lambda match: f"]({os.path.relpath(place(match[1], folder), here)}", text)
+    return LINK.sub(lambda match: os.path.relpath(place(match[0], folder), here), text)
 
 
 def write_sources(output: Path) -> None:

@@ -13,7 +13,9 @@ PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/
 
 
 def links(page: Path) -> list[str]:
-    return [link for link in re.findall(r"\]\(([^)#\s]+)", page.read_text()) if not link.startswith("http")]
+    text = page.read_text()
+    found = [*re.findall(r"\]\(([^)#\s]+)", text), *re.findall(r'\bsrc(?:set)?="([^"\s]+)"', text)]
+    return [link for link in found if not link.startswith("http")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
