@@ -108,7 +108,8 @@ def furthest_failures(
     """Return `failed` without the candidates of a prompt that went wrong earlier than its `count`-th furthest.
 
     A continuation that starts late has little left to get right. Where right answers are rare, it is the one that
-    passes at times, so that its group says anything at all. Those that share a step stay, and `plan_groups` draws.
+    passes at times, so that its group says anything at all. Where candidates share the step at which too many went wrong,
+    the first of them stay beside those that went further; where none went further, all stay, and `plan_groups` draws.
 
     Args:
         failed: as in `plan_groups`.
@@ -119,7 +120,10 @@ def furthest_failures(
     for prompt, outcomes in enumerate(failed):
         reached = [(first_errors[prompt, number] or 0) if failure else -1 for number, failure in enumerate(outcomes)]
         least = sorted(reached, reverse=True)[:count][-1] if reached else 0
-        kept.append([failure and step >= least for failure, step in zip(outcomes, reached, strict=True)])
+        further = sum(step > least for step in reached)
+        ties = [number for number, step in enumerate(reached) if step == least]
+        chosen = set(ties[: count - further] if further else ties)
+        kept.append([failure and (reached[k] > least or k in chosen) for k, failure in enumerate(outcomes)])
     return kept
 
 

@@ -282,11 +282,11 @@ def test_nothing_chosen_is_s_trace_on_the_testbed():
 
 def test_the_command_line_overrides_the_file_which_overrides_the_method(tmp_path):
     recipe = tmp_path / "my.yaml"
-    recipe.write_text("method: p_trace\ndataset_name: testbed\nlearning_rate: 3e-6\ntrace_entropy_fraction: 0.6\n")
+    recipe.write_text("method: p_trace\ndataset_name: testbed\nlearning_rate: 3e-6\ntrace_lambda: 0.6\n")
     run_args, _, args = parse("--config", str(recipe), "--learning_rate", "4e-6")
-    assert (run_args.method, args.learning_rate, args.trace_entropy_fraction) == ("p_trace", 4e-6, 0.6)
+    assert (run_args.method, args.learning_rate, args.trace_lambda) == ("p_trace", 4e-6, 0.6)
     run_args, _, args = parse(f"--config={recipe}", "--method=s_trace")
-    assert (run_args.method, args.learning_rate, args.trace_entropy_fraction) == ("s_trace", 3e-6, 0.6)
+    assert (run_args.method, args.learning_rate, args.trace_lambda) == ("s_trace", 3e-6, 0.6)
     _, _, args = parse("--method", "gspo", "--dataset_name", "testbed")
     assert (args.importance_sampling_level, args.loss_type) == ("sequence", "grpo")
     assert args.epsilon == 0.2  # the testbed's

@@ -182,7 +182,16 @@ def test_the_furthest_failures_are_those_that_no_more_than_count_others_exceed(c
     for prompt, outcomes in enumerate(failed):
         steps = {one: errors[prompt, one] or 0 for one, failure in enumerate(outcomes) if failure}
         further = {one: sum(other > mine for other in steps.values()) for one, mine in steps.items()}
-        assert kept[prompt] == [failure and further[one] < count for one, failure in enumerate(outcomes)]
+        near = [failure and further[one] < count for one, failure in enumerate(outcomes)]
+        if len({steps[one] for one in steps if further[one] < count}) > 1:
+            # Too many share the last of the steps: as many stay beside those that went further as are wanted.
+            assert sum(kept[prompt]) == min(count, len(steps))
+            assert all(near[one] for one, stays in enumerate(kept[prompt]) if stays)
+            assert all(
+                kept[prompt][one] for one in steps if sum(steps[one] <= other for other in steps.values()) <= count
+            )
+        else:
+            assert kept[prompt] == near
     # The same prompts have resets, and of all choices that could have been made none goes further.
     before, after = (plan_groups(each, **split, seed=seed, step=step) for each in (failed, kept))
     assert before.slots == after.slots
