@@ -108,8 +108,8 @@ def furthest_failures(
     """Return `failed` without the candidates of a prompt that went wrong earlier than its `count`-th furthest.
 
     A continuation that starts late has little left to get right. Where right answers are rare, it is the one that
-    passes at times, so that its group says anything at all. Where candidates share the step at which too many went wrong,
-    the first of them stay beside those that went further; where none went further, all stay, and `plan_groups` draws.
+    passes at times, so that its group says anything at all. Where too many candidates share the earliest step that is
+    needed, the first of them stay beside those that went further; where none did, all stay, and `plan_groups` draws.
 
     Args:
         failed: as in `plan_groups`.
