@@ -27,7 +27,7 @@ class Scripted(SRPOTrainer):
         if self.generation_config.temperature == 0.3:
             sums, furthest = [sum(map(ord, prompt)) for prompt in prompts], seed_selection == "furthest"
             # 1 would sample the prompt itself again; 4 is no step, so that some failures are not localized.
-            steps = [4 - one % 3 if furthest else 2 + one % 2 for one in sums]
+            steps = [4 - (one + 1) % 3 if furthest else 2 + one % 2 for one in sums]
             return [self._tokenizer.encode(f"\\\\boxed{{{step}}}") for step in steps], None
         ids = []
         for prompt in prompts:
