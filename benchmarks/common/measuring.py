@@ -1,5 +1,6 @@
 """Provide what the trainers' benchmarks share: quiet settings, methods that take turns, ratios within a turn."""
 
+import json
 import logging
 import re
 import time
@@ -58,6 +59,12 @@ def ratio_columns(name: str, runs: Sequence[dict[str, float]], reference: Sequen
 def processor() -> str:
     """Return Linux's name of the CPU."""
     return re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())[1]
+
+
+def compact_json(value: Any) -> str:
+    """Return `value` as JSON with a list of numbers or texts on one line. Raises `ValueError` for NaN and infinity."""
+    text = json.dumps(value, indent=1, allow_nan=False)
+    return re.sub(r"\[([^\[\]{}]*)\]", lambda match: "[" + " ".join(match[1].split()) + "]", text) + "\n"
 
 
 class StepClock(TrainerCallback):

@@ -46,7 +46,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from benchmarks.common.measuring import processor
+from benchmarks.common.measuring import compact_json, processor
 from benchmarks.common.methods import METHODS
 from benchmarks.learning_curves.figures import AXES, draw_setting, figure_path
 from benchmarks.learning_curves.report import markdown, summarize_method, tuning_score
@@ -297,9 +297,7 @@ def tuning_table(block: Block, finished: dict[str, dict]) -> list[dict[str, Any]
 def report(summary: dict[str, Any], output: Path, axis: str = "completions") -> None:
     """Write the summary as JSON and as a Markdown table, and draw a figure over `axis` for each setting."""
     output.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(summary, indent=1, allow_nan=False)
-    text = re.sub(r"\[([^\[\]{}]*)\]", lambda match: "[" + " ".join(match[1].split()) + "]", text)  # a list on a line
-    (output / "learning_curves.json").write_text(text + "\n")
+    (output / "learning_curves.json").write_text(compact_json(summary))
     (output / "learning_curves.md").write_text(markdown(summary))
     for name, setting in summary["settings"].items():
         draw_setting(name, setting, figure_path(output, name, axis), axis)

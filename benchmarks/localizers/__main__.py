@@ -10,9 +10,9 @@ The hit rates are those of `python -m benchmarks.localizers.hit_rates`.
 import argparse
 import json
 import os
-import re
 from pathlib import Path
 
+from benchmarks.common.measuring import compact_json
 from benchmarks.learning_curves.suite import LOCALIZERS, SEEDS, RunLog, plan, train_missing
 from benchmarks.learning_curves.suite import RESULTS as CURVES
 from benchmarks.localizers.figure import draw
@@ -34,9 +34,7 @@ def main() -> None:
         train_missing(plan(["rare"], LOCALIZERS), SEEDS, RunLog(arguments.runs), arguments.workers)
     summary = summarize(json.loads(arguments.hit_rates.read_text()), RunLog(arguments.runs).finished)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(summary, indent=1, allow_nan=False)
-    text = re.sub(r"\[([^\[\]{}]*)\]", lambda match: "[" + " ".join(match[1].split()) + "]", text)  # a list on a line
-    (arguments.output / "localizers.json").write_text(text + "\n")
+    (arguments.output / "localizers.json").write_text(compact_json(summary))
     (arguments.output / "localizers.md").write_text(markdown(summary))
     draw(summary, arguments.output / "localizers.png")
     print(markdown(summary))

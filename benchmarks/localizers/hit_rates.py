@@ -15,7 +15,6 @@ those of one CPU thread, for a failure. Intervals are 95% bootstrap intervals ov
 import argparse
 import copy
 import json
-import re
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -27,7 +26,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from benchmarks.common.measuring import prepare, processor
+from benchmarks.common.measuring import compact_json, prepare, processor
 from benchmarks.credit.quality import complete
 from benchmarks.learning_curves.run import Run, Setting, base_model, base_tokenizer, make_trainer
 from benchmarks.learning_curves.suite import RESULTS as CURVES
@@ -220,9 +219,7 @@ def write(policies: dict[str, Any], path: Path) -> None:
         "torch": torch.__version__,
         "policies": policies,
     }
-    text = json.dumps(result, indent=1)
-    text = re.sub(r"\[([^\[\]{}]*)\]", lambda match: "[" + " ".join(match[1].split()) + "]", text)  # a list on a line
-    path.write_text(text + "\n")
+    path.write_text(compact_json(result))
 
 
 if __name__ == "__main__":
