@@ -1,8 +1,8 @@
 """Name the reward function and the completion where a reward is no number: TRL's own error names neither."""
 
 import inspect
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -21,38 +21,37 @@ def checked(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     if is_async_callable(function):
 
         async def awaited(**columns):
-            try:
+            with explained(function, name, columns):
                 rewards = await function(**columns)
-            except TypeError as error:
-                explain_arguments(function, name, columns, error)
-                raise
             return check_rewards(rewards, name)
 
         return awaited
 
     def called(**columns):
-        try:
+        with explained(function, name, columns):
             rewards = function(**columns)
-        except TypeError as error:
-            explain_arguments(function, name, columns, error)
-            raise
         return check_rewards(rewards, name)
 
     return called
 
 
-def explain_arguments(function: Callable[..., Any], name: str, columns: dict[str, Any], error: TypeError) -> None:
-    """Raise `TypeError` with what to do if `error` says that `function` does not take the arguments `columns`."""
-    with suppress(ValueError):  # a function in C may have no signature
-        try:
-            # What a decorated function hands on is its own: its signature says nothing of the call that failed.
-            inspect.signature(function, follow_wrapped=False).bind(**columns)
-        except TypeError as mismatch:
-            raise TypeError(
-                f"The reward function '{name}' does not take what it is called with: {mismatch}. It gets "
-                f"{', '.join(columns)}. Columns of the data set go by their names, so rename the column that it needs "
-                "(rename_column), and let it take the others as **kwargs."
-            ) from error
+@contextmanager
+def explained(function: Callable[..., Any], name: str, columns: dict[str, Any]) -> Iterator[None]:
+    """Raise `TypeError` with what to do where a call of `function` fails because it does not take `columns`."""
+    try:
+        yield
+    except TypeError as error:
+        with suppress(ValueError):  # a function in C may have no signature
+            try:
+                # What a decorated function hands on is its own: its signature says nothing of the call that failed.
+                inspect.signature(function, follow_wrapped=False).bind(**columns)
+            except TypeError as mismatch:
+                raise TypeError(
+                    f"The reward function '{name}' does not take what it is called with: {mismatch}. It gets "
+                    f"{', '.join(columns)}. Columns of the data set go by their names, so rename the column that it "
+                    "needs (rename_column), and let it take the others as **kwargs."
+                ) from error
+        raise
 
 
 def check_rewards(rewards: Any, name: str) -> list:
