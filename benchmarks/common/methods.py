@@ -103,6 +103,7 @@ METHODS = {
     "gmpo": _of("s_trace", trace_kernel="uniform", trace_entropy_fraction=1.0, loss_type="grpo", **_GMPO_BOUNDS),
     "p_trace": _of("p_trace"),
     "s_trace": _of("s_trace"),
+    **{f"s_trace {decay}": _of("s_trace", trace_lambda=decay) for decay in (0.9, 0.99)},  # apart, not tuned
     "grpo_lambda recent": _of("grpo_lambda"),
     "grpo_lambda both": _of("grpo_lambda", trace_kernel="both"),
     "grpo_lambda advantage": _of("grpo_lambda", trace_target="advantage"),

@@ -23,6 +23,8 @@ SETTING_TITLES = {
     "long": "Long chains of steps",
     "long_reuse": "Long chains, four optimizer steps on a batch",
     "rare": "Rare right solutions",
+    "wide": "100 generation batches, many facts",
+    "wide_reuse": "100 generation batches, four optimizer steps on each",
 }
 RESETS = ("grpo in fours", "rrpo", "srpo")  # how the names of methods with reset groups begin, and of their control
 KINDS = {"ratios and traces": COLORS[0], "resets": COLORS[1]}

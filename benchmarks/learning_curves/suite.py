@@ -8,7 +8,7 @@ r"""Do the methods help on the testbed? Learning curves of every method, tuned o
 
 Protocol. Every method trains on the same problems of the same seeds (`grpo in fours` on twice as many) and on equally
 many completions. Each gets five candidates a setting on `TUNING_SEEDS`: four learning rates, then the other value of
-its own knob (`KNOBS`) at the best of them, or one more learning rate where it has no knob. The candidate with the
+its own knob (`knob`) at the best of them, or one more learning rate where it has no knob. The candidate with the
 best mean pass@1 over the run wins, and is reported on other seeds. All else is the method's default (`methods.py`).
 Intervals are 95% percentile bootstrap intervals over seeds, which with ten of them cover about 90%; p is exact, of
 all ways to flip the signs of the seeds' differences from GRPO. Both are for each method on its own: of thirty
@@ -21,7 +21,8 @@ held-out problems that are the same for all. Solutions whose errors cancel get t
 Settings. `short`: 4 to 6 steps. `long`: 12 steps, on policy. `long_reuse`: the same problems, each batch used for four
 optimizer steps, so that ratios leave 1 and clips fire. On policy, GMPO is GSPO, and traces on the advantage are traces
 on the ratio (the gradients are equal): these run under `long_reuse` only. `rare`: 16 steps of facts of which the base
-model knows fewer, so that one solution in forty is right.
+model knows fewer, so that one solution in forty is right. `wide` is the longer setting: 100 generation batches of 10
+steps, over four times as many facts as the others; `wide_reuse` trains on each batch twice, in two mini-batches.
 
 Where credit matters: `rare`. Most groups of completions are all wrong there and say nothing, and those that are not
 spread what one right answer says over sixteen steps. `chain_signal.py` has it in figures: of six uncertain steps, a
@@ -50,7 +51,7 @@ from benchmarks.common.measuring import compact_json, processor
 from benchmarks.common.methods import METHODS
 from benchmarks.learning_curves.figures import AXES, draw_setting, figure_path
 from benchmarks.learning_curves.report import markdown, summarize_method, tuning_score
-from benchmarks.learning_curves.run import HARD_OPERATIONS, Run, Setting, prepare_worker, train
+from benchmarks.learning_curves.run import HARD_OPERATIONS, WIDE_OPERATIONS, Run, Setting, prepare_worker, train
 
 RESULTS = Path(__file__).parent
 SETTINGS = {
@@ -58,23 +59,32 @@ SETTINGS = {
     "long": Setting(min_steps=12, max_steps=12, num_iterations=1, generations=16, evaluate_every=2),
     "long_reuse": Setting(min_steps=12, max_steps=12, num_iterations=4, generations=8, evaluate_every=1),
     "rare": Setting(16, 16, num_iterations=1, generations=20, evaluate_every=4, operations=HARD_OPERATIONS),
+    "wide": Setting(10, 10, num_iterations=1, generations=100, evaluate_every=5, operations=WIDE_OPERATIONS),
+    "wide_reuse": Setting(10, 10, 2, generations=100, evaluate_every=5, operations=WIDE_OPERATIONS, mini_batches=2),
 }
 # Pass rates whose first crossings are compared, beside the mean with which GRPO ends.
-LEVELS = {"short": (0.7,), "long": (0.4,), "long_reuse": (0.3,), "rare": (0.1,)}
+LEVELS = {"short": (0.7,), "long": (0.4,), "long_reuse": (0.3,), "rare": (0.1,), "wide": (0.3,), "wide_reuse": (0.3,)}
 
 # GRPO learns slowly at the lowest of four and less, or in `rare` unlearns, at the highest. The last one is for methods
 # without a knob.
 LEARNING_RATES = dict.fromkeys(SETTINGS, (7e-05, 0.00012, 0.0002, 0.00034, 0.00015))
-LEARNING_RATES["rare"] = (4e-5, 7e-5, 1.2e-4, 2e-4, 9e-5)
+LEARNING_RATES["rare"] = LEARNING_RATES["wide"] = (4e-5, 7e-5, 1.2e-4, 2e-4, 9e-5)
+LEARNING_RATES["wide_reuse"] = (2e-5, 4e-5, 7e-5, 1.2e-4, 5e-5)
 # The value of its own knob that a method tries beside its default, at the learning rate that did best.
 KNOBS: dict[str, tuple[str, Any]] = {
-    **{name: ("trace_lambda", 0.9) for name in METHODS if name.startswith(("p_trace", "s_trace", "grpo_l"))},
+    **dict.fromkeys(("p_trace", "s_trace"), ("trace_lambda", 0.9)),
+    **{name: ("trace_lambda", 0.9) for name in METHODS if name.startswith("grpo_l")},
     **{name: ("reset_offset", 1) for name in METHODS if name.startswith("srpo")},
     "srpo 1x4 s_trace": ("trace_lambda", 0.9),
 }
+# The knob of reset methods in the longer settings: a mean over the batch's tokens, in which short continuations weigh
+# no more than long ones, in place of the paper's mean over each completion.
+LOSS_KNOB = ("loss_type", "dapo")
 NUM_CANDIDATES = 5
 TUNING_SEEDS = (1000, 1001)
 SEEDS = tuple(range(10))
+LONGER = ("wide", "wide_reuse")
+LONGER_SEEDS = tuple(range(6))  # a run there takes as long as four elsewhere
 
 TRACES = ("s_trace", "grpo_lambda recent")
 RESETS = ("srpo 1x4", "srpo 1x4 oracle")
@@ -92,6 +102,10 @@ SUITE = (
     ("rare", ("grpo floored", "grpo_lambda recent unfloored")),
     ("long", ("srpo 2x4 oracle", "srpo 1x8 oracle", "grpo in fours")),
     ("long_reuse", ("grpo top entropy",)),
+    ("wide", ("grpo", "s_trace 0.9", "srpo 1x4 oracle", "s_trace 0.99", "srpo 1x4", "grpo_lambda recent")),
+    ("wide_reuse", ("grpo", "s_trace 0.9", "gmpo")),
+    ("wide", ("srpo 1x4 oracle furthest", "rrpo", "srpo 1x4 prm 500", "srpo 1x4 votes 3", "srpo 1x4 s_trace")),
+    ("wide_reuse", ("s_trace 0.99", "grpo_lambda recent", "srpo 1x4 oracle", "srpo 1x4", "rrpo", "srpo 1x4 s_trace")),
 )
 
 # Methods that `benchmarks/localizers` trains in `rare` and reports: SRPO by who names the wrong step.
@@ -107,18 +121,30 @@ def plan(settings: Sequence[str] | None, methods: Sequence[str] | None) -> list[
     return [(setting, method) for setting, names in SUITE if setting in (settings or SETTINGS) for method in names]
 
 
+def knob(block: Block) -> tuple[str, Any] | None:
+    """Return the option of its own that a method tunes in a setting and the value to try; None where it has none."""
+    setting, method = block
+    if setting in LONGER and method.startswith(("srpo", "rrpo")):
+        return LOSS_KNOB
+    return KNOBS.get(method)
+
+
+def reported_seeds(setting: str, seeds: Sequence[int] | None) -> Sequence[int]:
+    """Return the seeds asked for, or those that a setting is reported on."""
+    return seeds or (LONGER_SEEDS if setting in LONGER else SEEDS)
+
+
 Candidate = tuple[float, dict[str, Any]]  # a learning rate, and the method's own options
 
 
 def candidates(block: Block, finished: dict[str, dict]) -> list[Candidate]:
     """Return a method's five candidates for tuning. The last one is known once the others have run."""
-    setting, method = block
-    *first, last = [(rate, {}) for rate in LEARNING_RATES[setting]]
-    if method not in KNOBS:
+    *first, last = [(rate, {}) for rate in LEARNING_RATES[block[0]]]
+    own = knob(block)
+    if own is None:
         return [*first, last]
     best = _best(block, first, finished)
-    name, value = KNOBS[method]
-    return first if best is None else [*first, (best[0], {name: value})]
+    return first if best is None else [*first, (best[0], dict([own]))]
 
 
 def candidate_runs(block: Block, candidate: Candidate, seeds: Iterable[int]) -> list[Run]:
@@ -146,19 +172,19 @@ def best_candidate(block: Block, finished: dict[str, dict]) -> Candidate | None:
     return _best(block, among, finished) if len(among) == NUM_CANDIDATES else None
 
 
-def reported_runs(block: Block, seeds: Iterable[int], finished: dict[str, dict]) -> list[Run]:
-    """Return the runs of the chosen candidate; an empty list before it is chosen."""
+def reported_runs(block: Block, seeds: Sequence[int] | None, finished: dict[str, dict]) -> list[Run]:
+    """Return the runs of the chosen candidate; an empty list before it is chosen. Without `seeds`, the setting's."""
     chosen = best_candidate(block, finished)
-    return [] if chosen is None else candidate_runs(block, chosen, seeds)
+    return [] if chosen is None else candidate_runs(block, chosen, reported_seeds(block[0], seeds))
 
 
-def known_runs(block: Block, seeds: Iterable[int], finished: dict[str, dict]) -> list[Run]:
+def known_runs(block: Block, seeds: Sequence[int] | None, finished: dict[str, dict]) -> list[Run]:
     """Return the runs of a block that are known so far: which ones follow depends on the results of the first."""
     tuning = [run for runs in tuning_runs(block, finished) for run in runs]
     return tuning + reported_runs(block, seeds, finished)
 
 
-def suite_runs(blocks: Sequence[Block], seeds: Sequence[int], finished: dict[str, dict]) -> Iterator[Run]:
+def suite_runs(blocks: Sequence[Block], seeds: Sequence[int] | None, finished: dict[str, dict]) -> Iterator[Run]:
     """Yield all runs that are known to be needed, the most important ones first."""
     for block in blocks:
         yield from known_runs(block, seeds, finished)
@@ -188,7 +214,7 @@ class RunLog:
         self.finished[run.key()] = result
 
 
-def train_missing(blocks: Sequence[Block], seeds: Sequence[int], log: RunLog, workers: int) -> None:
+def train_missing(blocks: Sequence[Block], seeds: Sequence[int] | None, log: RunLog, workers: int) -> None:
     """Train what `log` lacks in processes of one thread each."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=prepare_worker) as executor:
@@ -205,7 +231,7 @@ def run_missing(
 ) -> None:
     """Train what `log` lacks, `workers` runs at a time. Only the process that calls this writes to the log."""
     log.drop_what_was_cut_off()
-    total = len(blocks) * (NUM_CANDIDATES * len(TUNING_SEEDS) + len(seeds))
+    total = sum(NUM_CANDIDATES * len(TUNING_SEEDS) + len(reported_seeds(setting, seeds)) for setting, _ in blocks)
     done = sum(run.key() in log.finished for run in suite_runs(blocks, seeds, log.finished))
     under_way: dict[Future, Run] = {}
     with tqdm(total=total, initial=done, unit="run") as progress:
@@ -224,7 +250,7 @@ def run_missing(
                 progress.update()
 
 
-def summarize(blocks: Sequence[Block], seeds: Sequence[int], finished: dict[str, dict]) -> dict[str, Any]:
+def summarize(blocks: Sequence[Block], seeds: Sequence[int] | None, finished: dict[str, dict]) -> dict[str, Any]:
     """Return everything that is reported. Methods whose tuning is not done are left out."""
     results: dict[str, dict[str, dict[int, dict]]] = {}
     spent: dict[str, list[float]] = {}  # CPU seconds of a setting's runs, tuning included
@@ -251,7 +277,7 @@ def summarize(blocks: Sequence[Block], seeds: Sequence[int], finished: dict[str,
     for setting, methods in results.items():
         summary["settings"][setting] = {
             "description": describe(SETTINGS[setting], next(iter(methods.values()))),
-            "fields": asdict(SETTINGS[setting]),
+            "fields": SETTINGS[setting].definition(),
             "levels": LEVELS[setting],
             "core_hours": round(core_hours[setting], 3),
             "methods": {
@@ -270,7 +296,7 @@ def describe(setting: Setting, runs: dict[int, dict]) -> str:
     first = next(iter(runs.values()))
     steps = " to ".join(map(str, sorted({setting.min_steps, setting.max_steps})))
     return (
-        f"{steps} steps, {setting.num_iterations} optimizer step(s) on each "
+        f"{steps} steps, {setting.steps_per_batch} optimizer step(s) on each "
         f"generation batch, {first['completions'][-1]} completions. Before training: pass@1 "
         f"{first['pass_at_1'][0]:.3f}, pass@16 {first['pass_at_16'][0]:.3f}."
     )
@@ -280,7 +306,7 @@ def tuned_text(block: Block, finished: dict[str, dict]) -> str:
     chosen = best_candidate(block, finished)
     assert chosen is not None
     rate, options = chosen
-    return ", ".join([f"lr {rate:g}", *(f"{name} {value:g}" for name, value in options.items())])
+    return ", ".join([f"lr {rate:g}", *(f"{name} {value}" for name, value in options.items())])
 
 
 def tuning_table(block: Block, finished: dict[str, dict]) -> list[dict[str, Any]]:
@@ -307,7 +333,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, help="default: all")
     parser.add_argument("--methods", nargs="+", choices=METHODS, help="default: those of the suite")
-    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="seeds that are reported")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, help="seeds that are reported; default: ten, or six in the longer settings"
+    )
     parser.add_argument(
         "--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes, of one thread each"
     )
@@ -316,7 +344,7 @@ def main() -> None:
     parser.add_argument("--axis", choices=AXES, default="completions", help="what the curves of the figures run over")
     parser.add_argument("--plot_only", action="store_true", help="report the finished runs and train none")
     arguments = parser.parse_args()
-    if set(arguments.seeds) & set(TUNING_SEEDS):
+    if set(arguments.seeds or ()) & set(TUNING_SEEDS):
         parser.error(f"--seeds: {TUNING_SEEDS} are the tuning seeds and cannot be reported; choose others")
     blocks, log = plan(arguments.settings, arguments.methods), RunLog(arguments.runs)
     if not arguments.plot_only:
