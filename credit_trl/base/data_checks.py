@@ -7,14 +7,29 @@ from datasets import Dataset
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
+# Methods through which rows pass from the data set to the sampling, and packages whose methods leave prompts alone.
+_WAY_OF_ROWS = (
+    "get_train_dataloader",
+    "_get_dataloader",
+    "get_batch_samples",
+    "training_step",
+    "_prepare_inputs",
+    "_generate_and_score_completions",
+)
+_KNOWN = ("trl", "transformers", "credit_trl")
 
-def check_prompts(train_dataset) -> None:
-    """Raise `ValueError` if the columns of `train_dataset` are known and `prompt` is not among them.
 
-    A transform (`set_transform`) makes columns as rows are read, which are not known before.
+def check_prompts(trainer_class: type[GRPOTrainer], train_dataset: Any, environment_factory: Any) -> None:
+    """Raise `ValueError` if `train_dataset` is known to lack the prompts.
+
+    They may still be made later: by a transform (`set_transform`), by an environment, or by a method of a user's
+    subclass through which the rows pass.
     """
     columns = train_dataset.column_names if isinstance(train_dataset, Dataset) else []
-    if columns and "prompt" not in columns and train_dataset.format["type"] != "custom":
+    if not columns or "prompt" in columns or train_dataset.format["type"] == "custom" or environment_factory:
+        return
+    modules = (getattr(trainer_class, name).__globals__["__name__"] for name in _WAY_OF_ROWS)
+    if all(module.split(".")[0] in _KNOWN for module in modules):
         raise ValueError(
             f"train_dataset has no column 'prompt'. It has {', '.join(columns)}: rename the one that has the problem, "
             f"as in train_dataset.rename_column({columns[0]!r}, 'prompt')."

@@ -83,7 +83,7 @@ class CreditTrainer(GRPOTrainer):
                 )
             args = self.config_class.sharing(args)
         args.check_options()  # fields may have been set since the config was made
-        check_prompts(keywords.get("train_dataset"))
+        check_prompts(type(self), keywords.get("train_dataset"), keywords.get("environment_factory"))
         keywords["callbacks"] = [*(keywords.get("callbacks") or ()), FirstSigns()]
         super().__init__(model, reward_funcs, args=args, **keywords)
 

@@ -19,6 +19,7 @@ from trl.trainer.utils import RepeatSampler
 import evaluate
 import train
 from credit_trl import GRPOLambdaConfig, SRPOConfig, SRPOTrainer, STraceConfig, STraceTrainer
+from credit_trl.base.data_checks import check_prompts
 from credit_trl.base.first_signs import LOGS, SIGNS, FirstSigns
 from credit_trl.cli import UsageError, checks
 from credit_trl.cli.advice import ADVICE
@@ -240,10 +241,10 @@ def test_a_full_memory_says_what_takes_less(error, script, monkeypatch):
 # --- from Python ---
 
 
-def trainer_of(folder, data, reward=digit_reward, model=str(BASE_MODEL), **options):
+def trainer_of(folder, data, reward=digit_reward, model=str(BASE_MODEL), trainer=STraceTrainer, **options):
     sizes = dict(per_device_train_batch_size=8, num_generations=4, max_completion_length=4, max_steps=1)
     args = GRPOConfig(str(folder), **(QUIET_ON_CPU | sizes | options))
-    return STraceTrainer(model, reward, args=args, train_dataset=data)
+    return trainer(model, reward, args=args, train_dataset=data)
 
 
 def test_the_column_of_the_problem_is_missing(tmp_path):
@@ -255,6 +256,54 @@ def test_the_column_of_the_problem_is_missing(tmp_path):
     # Columns that a transform makes are not known before rows are read.
     data.set_transform(lambda rows: {"prompt": rows["question"], "solution": rows["answer"]})
     trainer_of(tmp_path, data).train()
+
+
+def with_prompts(rows):
+    return [{"prompt": row["question"]} for row in rows]
+
+
+class Collates(STraceTrainer):
+    """Makes the prompts in a data loader of its own."""
+
+    def get_train_dataloader(self):
+        self.data_collator = with_prompts
+        return super().get_train_dataloader()
+
+
+class Prepares(STraceTrainer):
+    """Makes the prompts of a batch right before it is sampled."""
+
+    def _generate_and_score_completions(self, inputs):
+        return super()._generate_and_score_completions(with_prompts(inputs))
+
+
+class Rewards(STraceTrainer):
+    """Does nothing about prompts."""
+
+    def _calculate_rewards(self, *arguments):
+        return super()._calculate_rewards(*arguments)
+
+
+def test_a_column_of_the_problem_that_a_subclass_makes_is_not_missed(tmp_path):
+    data = Dataset.from_list([{"question": "1+1:", "answer": "2"}] * 8)
+    trainer_of(tmp_path, data, trainer=Collates).train()
+    trainer_of(tmp_path, data, trainer=Prepares).train()
+    with pytest.raises(ValueError, match="no column 'prompt'"):
+        trainer_of(tmp_path, data, trainer=Rewards)
+
+
+class Riddles:
+    """Owns the problems of a data set that says nothing but how many there are."""
+
+    def reset(self, **columns):
+        return "1+1:"
+
+
+def test_a_column_of_the_problem_that_an_environment_makes_is_not_missed():
+    data = Dataset.from_list([{"level": 1}] * 8)
+    check_prompts(STraceTrainer, data, Riddles)  # TRL has it answer for the prompt
+    with pytest.raises(ValueError, match="no column 'prompt'"):
+        check_prompts(STraceTrainer, data, None)
 
 
 @pytest.mark.parametrize("rows", [0, 1])
