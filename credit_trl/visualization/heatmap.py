@@ -4,6 +4,7 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..resets.steps import Decode
 from .page import LEVELS, Picture, level, mark, section, visible
@@ -53,16 +54,22 @@ def credit_heatmap(
             where there is no pointer.
 
     Raises:
-        ValueError: values that are not one for each token, a label of a token that does not exist, a `limit` that is
-            not positive, or negative values with `signed=False`.
+        ValueError: values that are not one for each token, a label of a token or of a method that does not exist, a
+            method without `tokens` or a `mask` where these are by name, a `limit` that is not positive, or negative
+            values with `signed=False`.
     """
     methods = credit if isinstance(credit, Mapping) else {"": credit}
     if limit is not None and not limit > 0:
         raise ValueError(f"limit must be above 0, got {limit}")
+    for kind, labels in (("marks", marks), ("outlined", outlined)):
+        if unknown := [
+            repr(key) for key, value in (labels or {}).items() if not (isinstance(value, str) or key in methods)
+        ]:
+            names = ", ".join(methods) if methods is credit else "no methods"
+            raise ValueError(f"{kind} has labels for {', '.join(unknown)}, and credit has {names}")
     rows = []
     for name, values in methods.items():
-        texts = tokens[name] if isinstance(tokens, Mapping) else tokens
-        own_mask = mask[name] if isinstance(mask, Mapping) else mask
+        texts, own_mask = _of_method("tokens", tokens, name), _of_method("mask", mask, name)
         row = _Row(
             name=name,
             texts=texts,
@@ -119,6 +126,15 @@ def _floats(name: str, values: Values, tokens: Sequence[str]) -> list[float]:
     if len(numbers) != len(tokens):
         raise ValueError(f"{name} has {len(numbers)} values for {len(tokens)} tokens: give one for each")
     return numbers
+
+
+def _of_method(kind: str, values: Any, method: str) -> Any:
+    """Return a method's own of `values`, where these are by name. Raises `ValueError` where it has none."""
+    if not isinstance(values, Mapping):
+        return values
+    if method not in values:
+        raise ValueError(f"{kind} has no {method!r}, only {', '.join(values)}")
+    return values[method]
 
 
 def _labels(kind: str, labels: Labels | Mapping[str, Labels] | None, method: str, tokens: Sequence[str]) -> Labels:

@@ -280,12 +280,23 @@ def test_a_picture_shows_itself_in_a_notebook_and_saves_a_page(tmp_path):
         (dict(credit=[1.0, 2.0], marks={2: "reset"}), "marks has token 2, but there are 2 tokens"),
         (dict(credit=[1.0, 2.0], outlined={-1: "wrong"}), "outlined has token -1, but there are 2 tokens"),
         (dict(credit={"GRPO": [1.0, 2.0]}, marks={"GRPO": {3: "reset"}}), "marks has token 3"),
+        (
+            dict(credit={"GRPO": [1.0, 2.0], "SRPO": [1.0, 2.0]}, marks={"SRP0": {1: "reset"}}),
+            "marks has labels for 'SRP0', and credit has GRPO, SRPO",
+        ),
+        (dict(credit={"GRPO": [1.0, 2.0]}, outlined={0: "right", "grpo": {1: "wrong"}}), "outlined has .* 'grpo'"),
+        (
+            dict(credit=[1.0, 2.0], marks={"GRPO": {1: "reset"}}),
+            "marks has labels for 'GRPO', and credit has no methods",
+        ),
+        (dict(credit={"GRPO": [1.0, 2.0]}, mask={"SRPO": [1, 1]}), "mask has no 'GRPO', only SRPO"),
+        (dict(credit={"GRPO": [1.0, 2.0]}, tokens={"SRPO": ["a", "b"]}), "tokens has no 'GRPO', only SRPO"),
         (dict(credit=[1.0, 2.0], limit=0.0), "limit must be above 0"),
     ],
 )
 def test_what_does_not_fit_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        credit_heatmap(["a", "b"], **options)
+        credit_heatmap(**dict(tokens=["a", "b"]) | options)
 
 
 # --- texts of tokens ---
