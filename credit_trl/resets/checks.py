@@ -13,8 +13,12 @@ from .config import SRPOConfig
 from .groups import split_group
 from .localization import Localizer
 from .records import CompletionRecord
+from .steps import Delimiter
 
 _OURS = ("trl", "transformers", "credit_trl")  # packages
+
+# Fields of the question to the policy, of which a judge reads the first.
+_QUESTION = ["localization_template", "localization_temperature", "localization_max_tokens"]
 
 ROLE, STEP = "completion_role", "reset_step"  # columns that the trainer makes
 
@@ -37,8 +41,19 @@ def refuse_arguments(given: Mapping[str, Any]) -> None:
             raise ValueError(REFUSED.format(name))
 
 
-def refuse_unread(localizer: Localizer, args: SRPOConfig) -> None:
-    """Raise `ValueError` for a field that the localizer would not read."""
+def refuse_unread(args: SRPOConfig, localizer: str | Localizer, step_delimiter: Delimiter | None) -> None:
+    """Raise `ValueError` for a field that would not be read.
+
+    `localizer` and `step_delimiter`: what the trainer was given or, of the localizer, what `args` has.
+    """
+    given = {"localizer_model": callable(localizer), "localizer": callable(localizer)}
+    for name, replaced in (given | {"step_delimiter": step_delimiter is not None}).items():
+        if replaced and getattr(args, name) != getattr(SRPOConfig, name):
+            argument = name.removesuffix("_model")
+            raise ValueError(
+                f"{name}={getattr(args, name)!r} would not be used, since SRPOTrainer({argument}=...) has a function. "
+                f"Leave out the function, or {name} of SRPOConfig."
+            )
     if localizer == "random":
         if args.seed_selection == "furthest":
             raise ValueError(
@@ -65,17 +80,31 @@ def refuse_column(name: str, names: Iterable[str], owner: str) -> None:
         raise ValueError(f"{name} is a column that SRPOTrainer makes, and {owner} has one too: rename it there.")
 
 
-def column_names(trainer: GRPOTrainer) -> list[list[str]]:
+def column_names(trainer: GRPOTrainer) -> set[str]:
     """Return the columns of the data sets of a trainer, which may have several to evaluate on, where they are known."""
     evaluation = trainer.eval_dataset
     data = [trainer.train_dataset, *(evaluation.values() if isinstance(evaluation, dict) else [evaluation])]
-    return [getattr(rows, "column_names", None) or [] for rows in data]
+    return {name for rows in data for name in getattr(rows, "column_names", None) or []}
 
 
-def notices(functions: Mapping[str, Any], args: SRPOConfig) -> Iterator[str]:
+def _unread(args: SRPOConfig, localizer: str | Localizer, base_size: int) -> Iterator[tuple[list[str], str]]:
+    """Yield fields that are not read, which a recipe may set for all localizers, and why they are not."""
+    if localizer != "self":
+        own = " Those of the judge are in localizer_kwargs." if localizer == "chat" else ""
+        yield _QUESTION[localizer == "chat" :], f"localizer='self' alone asks the policy a question.{own}"
+    if localizer == "random":
+        yield ["reset_offset"], "localizer='random' names no step from which to count."
+    if base_size and args.seed_source == "base":
+        yield ["max_seed_attempts"], "under seed_source='base' no completions are drawn beside the base group."
+
+
+def notices(functions: Mapping[str, Any], args: SRPOConfig, localizer: str | Localizer) -> Iterator[str]:
     """Yield what is to be said of a configuration and its reward functions, given by name, when a trainer is built."""
     G: int = args.num_generations  # type: ignore[assignment]  # GRPOConfig sets it
     base_size, _ = split_group(G, args.num_reset_prefixes, args.suffixes_per_prefix)
+    for fields, reason in _unread(args, localizer, base_size):
+        if changed := [name for name in fields if getattr(args, name) != getattr(SRPOConfig, name)]:
+            yield f"SRPOTrainer will not read {', '.join(changed)} of SRPOConfig: {reason}"
     if base_size == 0 and args.suffixes_per_prefix is None:
         yield (
             f"num_generations={G} is too few for two groups: all completions of a prompt continue a failed one, which "

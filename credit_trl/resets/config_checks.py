@@ -57,6 +57,12 @@ def check_localizer(config: Any, name: str) -> None:
                 f"localizer_model is missing: localizer={config.localizer!r} needs {MODELS[config.localizer]}. Set it "
                 f"in {name}"
             )
+        for key, twin in (("template", "localization_template"), ("step_delimiter", "step_delimiter")):
+            if key in (options or {}) and getattr(config, twin) != getattr(type(config), twin):
+                raise ValueError(
+                    f"localizer_kwargs has {key!r} beside {twin}, and only one of them can hold. Leave out one of the "
+                    f"two in {name}"
+                )
     elif model is not None or options:
         # What `localizer_kwargs` holds, which may be a key, is not repeated.
         field = "localizer_model" if model is not None else "localizer_kwargs"

@@ -79,16 +79,17 @@ class SRPOTrainer(ExactResumeMixin, CreditTrainer):
     ):
         checks.refuse_arguments(keywords)
         super().__init__(model, reward_funcs, args, **keywords)
-        self._localizer = make_localizer(self.args, self.accelerator, localizer)
-        checks.refuse_unread(check_localizer(self._localizer), self.args)
+        named = self.args.localizer if localizer is None else localizer
+        checks.refuse_unread(self.args, named, step_delimiter)
+        self._localizer = check_localizer(make_localizer(self.args, self.accelerator, localizer))
         self._step_delimiter = step_delimiter or self.args.step_delimiter
         self._correctness = checks.correctness_index(self.reward_func_names, self.args.correctness_reward)
         self._engine = TrainerEngine(self)
         self._rollout: Rollout | None = None
         self.rollout_records: list[CompletionRecord] = []  # of this process's last generation batch
-        for names in checks.column_names(self):
-            checks.refuse_column(checks.ROLE, names, "the data set")
-        for notice in checks.notices(dict(zip(self.reward_func_names, self.reward_funcs, strict=True)), self.args):
+        checks.refuse_column(checks.ROLE, checks.column_names(self), "the data set")
+        functions = zip(self.reward_func_names, self.reward_funcs, strict=True)
+        for notice in checks.notices(dict(functions), self.args, named):
             logger.warning(notice)
 
     # --- what TRL calls ---

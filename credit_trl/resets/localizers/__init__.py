@@ -22,14 +22,9 @@ def make_localizer(args: "SRPOConfig", accelerator: Accelerator, function: Local
     """Return `function`, or the localizer that `args` names: a process reward model is loaded whole onto the device.
 
     Raises:
-        ValueError: `localizer_kwargs` that the localizer does not know or refuses; a model beside a `function`.
+        ValueError: `localizer_kwargs` that the localizer does not know or refuses.
     """
     if function is not None:
-        if args.localizer_model is not None:
-            raise ValueError(
-                f"localizer_model={args.localizer_model!r} would not be used, since SRPOTrainer(localizer=...) has a "
-                "localizer. Leave out one of the two."
-            )
         return function
     options: dict[str, Any] = dict(args.localizer_kwargs or {})  # type: ignore[arg-type]  # checked: no string
     if args.localizer == "prm":

@@ -64,7 +64,8 @@ class ChatLocalizer:
             409, 429 and 5xx. 2 is the openai package's.
         deadline: seconds that a call may take in all. Then open requests are cancelled, and what is not answered is
             None. 120 is ours; it must stay below the time-out of a distributed run's process group.
-        max_requests: most questions of the whole run, retries not counted. Then no more are asked. None: no limit.
+        max_requests: most questions of the whole run, retries not counted. Then no more are asked. None: no limit. A
+            run that is resumed from a checkpoint counts from 0 again.
         extra_body: further fields of each request, such as `{"reasoning_effort": "low"}` or, for Qwen3 on vLLM,
             `{"chat_template_kwargs": {"enable_thinking": False}}`.
 

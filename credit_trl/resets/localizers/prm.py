@@ -69,7 +69,8 @@ class PRMLocalizer:
         chat_template: whether the problem is a user turn and the steps are the assistant's. None: where the tokenizer
             has `<extra_0>`.
         step_delimiter: what ends a step in the completions, as in `SRPOConfig`; it is taken off, as is white space
-            around a step, before the separator is added.
+            around a step, before the separator is added. Where the trainer has a function that ends steps, their mark
+            is given here: `localizer_kwargs={"step_delimiter": "#"}`.
         batch_size: completions in a forward pass, of similar lengths.
         max_length: tokens of problem and completion that are read. None: the model's `max_position_embeddings`.
         correct_label: class that means a right step; 1 in TRL and Qwen2.5-Math-PRM.

@@ -1,5 +1,7 @@
 """A localizer with a model of its own, made from the fields of the configuration, in the trainer that uses it."""
 
+import re
+
 import pytest
 import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer
@@ -21,12 +23,13 @@ def prm(tmp_path_factory):
     return str(folder)
 
 
-def trainer_of(folder, **options):
+def trainer_of(folder, given=None, delimiter=None, **options):
     args = SRPOConfig(
         str(folder), use_cpu=True, bf16=False, report_to="none", num_generations=8, max_completion_length=40,
         per_device_train_batch_size=16, max_steps=1, logging_steps=1, **options,
     )  # fmt: skip
-    return SRPOTrainer(str(BASE_MODEL), answer_reward, args=args, train_dataset=make_dataset(8))
+    functions = dict(localizer=given, step_delimiter=delimiter)
+    return SRPOTrainer(str(BASE_MODEL), answer_reward, args=args, train_dataset=make_dataset(8), **functions)
 
 
 def test_a_process_reward_model_by_name_localizes_and_is_not_trained(tmp_path, prm):
@@ -47,6 +50,21 @@ def test_its_steps_end_as_those_of_the_run(tmp_path, prm):
     assert trainer._localizer.step_delimiters == ["="]
 
 
+def test_a_function_that_ends_steps_replaces_the_delimiter(tmp_path, prm):
+    """The PRM then reads the steps as the function cut them, but for white space: there is no mark to take off."""
+
+    def halves(text):
+        return [len(text) // 2]
+
+    options = dict(localizer="prm", localizer_model=prm)
+    localizer = trainer_of(tmp_path, delimiter=halves, **options)._localizer
+    assert [localizer._bare(step) for step in ("1+2=\n\n", " 3#")] == ["1+2=", "3#"]
+    marked = trainer_of(tmp_path, delimiter=halves, localizer_kwargs={"step_delimiter": "#"}, **options)._localizer
+    assert marked._bare(" 3#") == "3"
+    with pytest.raises(ValueError, match=r"^step_delimiter='#' would not be used, .* SRPOTrainer\(step_delimiter="):
+        trainer_of(tmp_path, delimiter=halves, step_delimiter="#", **options)
+
+
 def test_a_judge_by_name_is_asked_in_the_words_of_the_configuration(tmp_path):
     pytest.importorskip("openai")
     template = "{problem} {steps} Which?"
@@ -57,6 +75,68 @@ def test_a_judge_by_name_is_asked_in_the_words_of_the_configuration(tmp_path):
     judge = trainer._localizer
     assert isinstance(judge, ChatLocalizer)
     assert (judge.model, judge.template, judge.concurrency) == ("judge", template, 3)
+
+
+@pytest.mark.parametrize(
+    ("localizer", "pair", "message"),
+    [
+        ("chat", {"template": "{problem} {steps} Which?"}, "'template' .* localization_template"),
+        ("prm", {"step_delimiter": "="}, "'step_delimiter' .* step_delimiter"),
+    ],
+)
+def test_what_is_given_twice_is_refused(tmp_path, localizer, pair, message):
+    """Which of the two holds cannot be known. One of them alone works, whichever it is."""
+    fields = dict(localizer=localizer, localizer_model="judge", localizer_kwargs=pair)
+    SRPOConfig(str(tmp_path), use_cpu=True, bf16=False, **fields)
+    twice = dict(localization_template="{problem}{completion}", step_delimiter="#")
+    with pytest.raises(ValueError, match=f"^localizer_kwargs has {message}.* SRPOConfig"):
+        SRPOConfig(str(tmp_path), use_cpu=True, bf16=False, **fields, **twice)
+
+
+@pytest.mark.parametrize(
+    ("localizer", "unread"),
+    [
+        ("self", []),
+        ("random", ["template", "temperature", "max_tokens"]),
+        ("prm", ["template", "temperature", "max_tokens"]),
+        ("chat", ["temperature", "max_tokens"]),
+        (lambda failed: [1] * len(failed), ["template", "temperature", "max_tokens"]),
+    ],
+)
+def test_fields_that_a_localizer_does_not_read_are_named(tmp_path, prm, caplog, localizer, unread):
+    options = dict(localization_template="{problem}{steps}", localization_temperature=0.7, localization_max_tokens=9)
+    if localizer == "chat":
+        pytest.importorskip("openai")
+        options["localizer_kwargs"] = {"base_url": "http://localhost:1/v1"}
+    given = localizer if callable(localizer) else None
+    options |= {} if given else dict(localizer=localizer)
+    options |= dict(localizer_model=prm) if localizer in ("prm", "chat") else {}
+    trainer_of(tmp_path, given, **options)
+    said = [record.getMessage() for record in caplog.records if "localization_" in record.getMessage()]
+    assert len(said) == bool(unread)
+    assert set(re.findall(r"localization_(\w+)", " ".join(said))) == set(unread)
+    assert ("localizer_kwargs" in " ".join(said)) == (localizer == "chat")  # where a judge's own are set
+    caplog.clear()
+    trainer_of(tmp_path, given, **{name: options[name] for name in options if not name.startswith("localization")})
+    assert not any("localization_" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (dict(localizer="random", reset_offset=1), "names no step"),
+        (dict(max_seed_attempts=3), "no completions are drawn"),
+    ],
+)
+def test_fields_without_a_part_in_a_rollout_are_named(tmp_path, caplog, options, reason):
+    def notices(**further):
+        caplog.clear()
+        trainer_of(tmp_path, **options | further)
+        return [record.getMessage() for record in caplog.records if "will not read" in record.getMessage()]
+
+    (said,) = notices()
+    assert reason in said and [*options][-1] in said
+    assert notices(localizer="self", seed_source="fresh") == []
 
 
 @pytest.mark.parametrize(
