@@ -1,4 +1,4 @@
-"""The guide shows what `check_rewards` prints, on three sound data sets and three broken ones."""
+"""The guide shows what `check_rewards` prints, on a sound data set and on three broken ones."""
 
 import re
 from pathlib import Path
@@ -27,20 +27,8 @@ LATEX = [
     ("Solve x^2 = x.", "0,1"),
     ("What does the book cost after the rebate?", r"\$18.90"),
 ]
-SOLUTIONS = [
-    ("Ann has 24 clips and makes twice as many. How many has she made?", "24 * 2 = <<24*2=48>>48 clips.\n#### 48"),
-    ("A box holds 12 eggs. How many are in 100 boxes?", "12 * 100 = <<12*100=1200>>1,200 eggs.\n#### 1,200"),
-    ("Half of 150?", "150 / 2 = <<150/2=75>>75\n#### 75"),
-]
-CHOICES = [
-    ("What boils at 100 C? (A) oil (B) water", "B"),
-    ("What melts first? (A) ice (B) iron", "A"),
-    ("Largest? (A) ant (B) cat (C) cow", 2),
-]
 SETS = {
     "plain LaTeX, as in MATH": (rows(LATEX), ["accuracy", "format"]),
-    "whole solutions, as in GSM8K": (rows(SOLUTIONS), ["accuracy"]),
-    "choices by letter and by index": (rows(CHOICES), ["choice"]),
     "golds that are missing": (rows([*LATEX[:2], ("Prove that 2 is prime.", "N/A"), ("Why?", None)]), ["accuracy"]),
     "a reward that wants another form than the prompts": (rows([("1 + 1?", "2"), ("2 + 3?", "5")]), [tag_reward]),
     "a reward that looks for the gold anywhere": (rows([("1 + 1?", "2"), ("7 + 5?", "12"), ("2 + 3?", "5")]),
@@ -52,6 +40,6 @@ SETS = {
 def test_the_guide_shows_the_report(name):
     data, rewards = SETS[name]
     report = check_rewards(data, rewards)
-    assert report.ok == (name in list(SETS)[:3])
+    assert report.ok == (name == next(iter(SETS)))
     shown = re.search(rf"{re.escape(name)}.*?```text\n(.*?)```", GUIDE.read_text(), re.DOTALL | re.IGNORECASE)
     assert shown[1].strip() == str(report).strip()
