@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
+from huggingface_hub.errors import HFValidationError
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
 from ..localization import Localizer
@@ -22,7 +23,7 @@ def make_localizer(args: "SRPOConfig", accelerator: Accelerator, function: Local
     """Return `function`, or the localizer that `args` names: a process reward model is loaded whole onto the device.
 
     Raises:
-        ValueError: `localizer_kwargs` that the localizer does not know or refuses.
+        ValueError: a model that cannot be loaded; `localizer_kwargs` that the localizer does not know or refuses.
     """
     if function is not None:
         return function
@@ -31,7 +32,13 @@ def make_localizer(args: "SRPOConfig", accelerator: Accelerator, function: Local
         _check_names(PRMLocalizer, options)
         with _whole_models(accelerator):
             given: dict[str, Any] = {"device": accelerator.device, "step_delimiter": args.step_delimiter}
-            return PRMLocalizer(args.localizer_model, **given | options)  # type: ignore[arg-type]  # checked: no None
+            try:
+                return PRMLocalizer(args.localizer_model, **given | options)  # type: ignore[arg-type]  # checked: no None
+            except (OSError, HFValidationError) as error:
+                raise ValueError(
+                    f"localizer_model={args.localizer_model!r} cannot be loaded: give a folder with a model and its "
+                    f"tokenizer, or a name on the hub, in SRPOConfig. {error}"
+                ) from error
     if args.localizer == "chat":
         if "api_key" in options:
             raise ValueError(

@@ -79,7 +79,8 @@ def make_client(base_url: str | None, api_key: str | None, timeout: float, max_r
         if base_url is None:
             raise ValueError(
                 "api_key is missing: set the environment variable OPENAI_API_KEY or give ChatLocalizer(api_key=...). "
-                "For a server of your own, which may need none, give base_url."
+                "For a server of your own, which may need none, give base_url, in a configuration "
+                'localizer_kwargs={"base_url": ...}.'
             ) from None
         client = openai.AsyncOpenAI(api_key=NO_KEY, **options)
     if not (client.api_key.isascii() and client.api_key.isprintable()):

@@ -45,6 +45,19 @@ def test_a_process_reward_model_by_name_localizes_and_is_not_trained(tmp_path, p
     assert not trained & {id(parameter) for parameter in localizer.model.parameters()}
 
 
+@pytest.mark.parametrize("name", ["/nowhere", "no such name"])
+def test_a_model_that_is_not_there_is_named_with_its_field(tmp_path, name):
+    with pytest.raises(ValueError, match=f"^localizer_model='{name}' cannot be loaded.* SRPOConfig"):
+        trainer_of(tmp_path, localizer="prm", localizer_model=name)
+
+
+def test_a_judge_without_a_key_says_how_a_configuration_names_a_server(tmp_path, monkeypatch):
+    pytest.importorskip("openai")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(ValueError, match=r'localizer_kwargs=\{"base_url": \.\.\.\}'):
+        trainer_of(tmp_path, localizer="chat", localizer_model="judge")
+
+
 def test_its_steps_end_as_those_of_the_run(tmp_path, prm):
     trainer = trainer_of(tmp_path, localizer="prm", localizer_model=prm, step_delimiter="=")
     assert trainer._localizer.step_delimiters == ["="]
