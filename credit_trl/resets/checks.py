@@ -46,10 +46,11 @@ def refuse_unread(args: SRPOConfig, localizer: str | Localizer, step_delimiter: 
 
     `localizer` and `step_delimiter`: what the trainer was given or, of the localizer, what `args` has.
     """
-    given = {"localizer_model": callable(localizer), "localizer": callable(localizer)}
-    for name, replaced in (given | {"step_delimiter": step_delimiter is not None}).items():
+    for name, argument, replaced in (
+        ("localizer_model", "localizer", callable(localizer)),
+        ("step_delimiter", "step_delimiter", step_delimiter is not None),
+    ):
         if replaced and getattr(args, name) != getattr(SRPOConfig, name):
-            argument = name.removesuffix("_model")
             raise ValueError(
                 f"{name}={getattr(args, name)!r} would not be used, since SRPOTrainer({argument}=...) has a function. "
                 f"Leave out the function, or {name} of SRPOConfig."
@@ -92,6 +93,8 @@ def _unread(args: SRPOConfig, localizer: str | Localizer, base_size: int) -> Ite
     if localizer != "self":
         own = " Those of the judge are in localizer_kwargs." if localizer == "chat" else ""
         yield _QUESTION[localizer == "chat" :], f"localizer='self' alone asks the policy a question.{own}"
+    if callable(localizer):
+        yield ["localizer"], "SRPOTrainer(localizer=...) takes its place."
     if localizer == "random":
         yield ["reset_offset"], "localizer='random' names no step from which to count."
     if base_size and args.seed_source == "base":

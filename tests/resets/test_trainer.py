@@ -631,7 +631,6 @@ def look() -> str:
         ("localization_votes", dict(localization_votes=3, localizer="random")),
         ("localization_votes", dict(localization_votes=3, given=oracle)),
         ("localizer_model", dict(localizer="prm", localizer_model="my-prm", given=oracle)),
-        ("localizer='random' would not be used", dict(localizer="random", given=oracle)),
     ],
 )
 def test_the_trainer_refuses_by_name(tiny_model, tmp_path, name, options):

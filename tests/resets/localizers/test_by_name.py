@@ -138,6 +138,7 @@ def test_fields_that_a_localizer_does_not_read_are_named(tmp_path, prm, caplog, 
     ("options", "reason"),
     [
         (dict(localizer="random", reset_offset=1), "names no step"),
+        (dict(given=lambda failed: [1] * len(failed), localizer="random"), "takes its place"),
         (dict(max_seed_attempts=3), "no completions are drawn"),
     ],
 )
@@ -149,7 +150,7 @@ def test_fields_without_a_part_in_a_rollout_are_named(tmp_path, caplog, options,
 
     (said,) = notices()
     assert reason in said and [*options][-1] in said
-    assert notices(localizer="self", seed_source="fresh") == []
+    assert notices(localizer="self", seed_source="fresh") == []  # where each of them has a part
 
 
 @pytest.mark.parametrize(
