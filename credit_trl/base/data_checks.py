@@ -28,7 +28,8 @@ def check_prompts(trainer_class: type[GRPOTrainer], train_dataset: Any, environm
     columns = train_dataset.column_names if isinstance(train_dataset, Dataset) else []
     if not columns or "prompt" in columns or train_dataset.format["type"] == "custom" or environment_factory:
         return
-    modules = (getattr(trainer_class, name).__globals__["__name__"] for name in _WAY_OF_ROWS)
+    functions = (getattr(trainer_class, name) for name in _WAY_OF_ROWS)
+    modules = (getattr(function, "__globals__", {}).get("__name__", "") for function in functions)
     if all(module.split(".")[0] in _KNOWN for module in modules):
         raise ValueError(
             f"train_dataset has no column 'prompt'. It has {', '.join(columns)}: rename the one that has the problem, "
