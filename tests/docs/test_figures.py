@@ -245,8 +245,8 @@ def position() -> dict[str, list[str]]:
             f"the first eligible token gets {short[0]}, and the later half of the eligible tokens get {short[1]} each. "
             f"With 2,000 tokens it is {long[0]} and {long[1]}. With `trace_lambda=0.9` and 40 tokens it is {lower[0]} "
             f"and {lower[1]}.",
-            f"gets {tenth(rule[4])} of all credit with c = 4, {tenth(rule[10])} with c = 10, and {tenth(rule[20])} with "
-            f"c = 20. For 40 and 100 tokens it gets up to {below:.1f} points less.",
+            f"gets {tenth(rule[4])} of all credit with c = 4, {tenth(rule[10])} with c = 10, and {tenth(rule[20])} "
+            f"with c = 20. For 40 and 100 tokens it gets up to {below:.1f} points less.",
             f"the first eligible token comes after {text['before_first']:.0%} of the tokens. It gets "
             f"{text['first']:.1f}, and the later half of the eligible tokens get {text['later_half']:.1f} each. The "
             f"first tenth of the tokens gets {tenth(text)}.",
