@@ -42,6 +42,7 @@ figures: $(VENV)/.installed  ## the figures of the benchmarks anew, from the sto
 	  --seeds $$(seq 10 29) --output benchmarks/learning_curves/fresh_seeds/$$setting; done
 	$(BIN)/python -m benchmarks.soak --plot_only
 	$(BIN)/python -m benchmarks.credit.quality --plot_only --output benchmarks/credit/quality.json
+	$(BIN)/python -m benchmarks.credit.position --plot_only --output benchmarks/credit/position.json
 	$(BIN)/python -m benchmarks.theory.cpi_theory --plot_only --output benchmarks/theory/cpi_theory.json
 	for machine in cpu h200; do \
 	  $(BIN)/python -m benchmarks.real_model --plot_only --output benchmarks/real_model/real_model_$$machine.json; done

@@ -152,6 +152,22 @@ def credit() -> str:
     )
 
 
+def credit_by_position() -> str:
+    """Return the share of S-trace's credit that the first tenth of the tokens gets, by length and lambda."""
+    rows = stored("credit/position.json")["computed"]
+    lambdas = ("0.99", "0.9", "0.5")
+    return table(
+        ("tokens", *(f"`trace_lambda={value}`" for value in lambdas)),
+        [
+            (
+                f"{row['length']:,}",
+                *(f"{row['methods'][f'S-trace {value}']['first_tenth']:.0%}" for value in lambdas),
+            )
+            for row in rows
+        ],
+    )
+
+
 def localization() -> str:
     """Return how well the testbed's model and chance name the first wrong step, and what continues a prefix."""
     settings = stored("credit/quality.json")["localization"].values()

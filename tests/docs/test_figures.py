@@ -212,11 +212,61 @@ def cost() -> list[str]:
     ]
 
 
+def position() -> dict[str, list[str]]:
+    """Return what two pages say in sentences of the credit by position."""
+    found = stored("credit/position.json")
+    computed = {row["length"]: row["methods"] for row in found["computed"]}
+    measured, rule = found["measured"], {row["c"]: row for row in found["rule"]}
+
+    def pair(length: int, decay: str) -> list[str]:
+        of = computed[length][f"S-trace {decay}"]
+        return [f"{of['first']:.1f}", f"{of['later_half']:.1f}"]
+
+    def tenth(of: dict) -> str:
+        return f"{of['first_tenth']:.0%}"
+
+    short, long, lower = pair(40, "0.99"), pair(2000, "0.99"), pair(40, "0.9")
+    below = max(
+        100 * (row["first_tenth"] - share)
+        for row in (rule[c] for c in (4, 10, 20))
+        for name in ("p_trace", "s_trace")
+        for length, share in zip(row["lengths"], row[name], strict=True)
+        if length <= 100
+    )
+    text, many, few = (
+        measured[name]["0.99"] for name in ("text, 400 tokens", "testbed, 16 steps", "testbed, 4 to 6 steps")
+    )
+
+    def figures(of: dict) -> str:
+        return f"{of['before_first']:.0%}, {of['first']:.1f}, {of['later_half']:.1f} and {tenth(of)}."
+
+    return {
+        "docs/methods/s_trace.md": [
+            f"the first eligible token gets {short[0]}, and the later half of the eligible tokens get {short[1]} each. "
+            f"With 2,000 tokens it is {long[0]} and {long[1]}. With `trace_lambda=0.9` and 40 tokens it is {lower[0]} "
+            f"and {lower[1]}.",
+            f"gets {tenth(rule[4])} of all credit with c = 4, {tenth(rule[10])} with c = 10, and {tenth(rule[20])} "
+            f"with c = 20. For 40 and 100 tokens it gets up to {below:.1f} points less.",
+            f"the first eligible token comes after {text['before_first']:.0%} of the tokens. It gets "
+            f"{text['first']:.1f}, and the later half of the eligible tokens get {text['later_half']:.1f} each. The "
+            f"first tenth of the tokens gets {tenth(text)}.",
+            f"16 steps ({many['mean_length']:.0f} tokens) these figures are {figures(many)}",
+            f"4 to 6 steps ({few['mean_length']:.0f} tokens) they are {figures(few)}",
+        ],
+        "docs/evidence/results.md": [
+            f"With lambda 0.99 and 40 tokens, the first tenth of the tokens gets {tenth(computed[40]['S-trace 0.99'])} "
+            f"of S-trace's credit, and with 2,000 tokens {tenth(computed[2000]['S-trace 0.99'])}.",
+            f"(about {many['mean_length']:.0f} tokens) we measured {tenth(many)}.",
+        ],
+    }
+
+
 # What each page says in sentences, and the numbers of its sentences that were chosen or cited, not measured.
 SENTENCES = {
-    "docs/evidence/results.md": [*results(), *localizers()],
+    "docs/evidence/results.md": [*results(), *localizers(), *position()["docs/evidence/results.md"]],
     "docs/evidence/reliability.md": reliability(),
     "docs/evidence/cost.md": cost(),
+    "docs/methods/s_trace.md": position()["docs/methods/s_trace.md"],
 }
 CHOSEN = {
     "docs/evidence/results.md": "trace_lambda=0.9; 0.6 M parameters; p = 0.05 by chance; 95% bootstrap; about 90%; "
