@@ -87,11 +87,10 @@ def traced_log_ratio(
         counted["clipped"] = (factors_BT != log_ratio_BT) & finite_BT
     if divided_by is not None:
         loss_tokens_BT = mask.bool()
-        share_B1 = loss_tokens_BT.sum(1, keepdim=True) / (eligible_BT & loss_tokens_BT).sum(1, keepdim=True).clamp(
-            min=1
-        )
-        # Every loss token weighs at least 1, in its own trace; what is 0 elsewhere would make gradients NaN.
-        factors_BT = factors_BT * (share_B1 / divided_by.clamp(min=1))
+        tokens_B1 = loss_tokens_BT.sum(1, keepdim=True)
+        entering_B1 = (eligible_BT & loss_tokens_BT).sum(1, keepdim=True)
+        # A loss token weighs at least 1, in its own trace. Elsewhere a division by 0 would make gradients NaN.
+        factors_BT = factors_BT * (tokens_B1 / entering_B1.clamp(min=1) / divided_by.clamp(min=1))
     entering_BT = factors_BT if gradient == "all" else factors_BT.detach()
     z_BT = eligibility_trace(entering_BT, mask, decay=decay, kernel=kernel, eligible=eligible_BT, normalize=normalize)
     if gradient == "own":

@@ -13,6 +13,7 @@ from credit_trl import (
     GRPOLambdaConfig,
     GRPOLambdaTrainer,
     SRPOTraceConfig,
+    SRPOTraceTrainer,
     STraceConfig,
     STraceTrainer,
     TraceConfig,
@@ -192,6 +193,15 @@ def test_an_epsilon_of_ten_leaves_no_lower_bound(run, beta):
     _, bounded, bounded_log = run(STraceTrainer, GRPOConfig, epsilon=0.2, epsilon_high=1e9, beta=beta)
     assert any(entry["trace/token_clip_fraction"] > 0 for entry in bounded_log[:-1])
     assert largest_difference(weights, bounded) > 1e-4
+
+
+@pytest.mark.parametrize("options", [dict(trace_gradient="own"), dict(trace_equal_credit=True, trace_normalize=False)])
+def test_where_the_credit_goes_is_an_option_of_reset_groups_with_traces_too(run, options):
+    settings = dict(localizer="random", num_generations=8, epsilon=0.1)
+    _, weights, log = run(SRPOTraceTrainer, SRPOTraceConfig, **settings, **options)
+    _, plain, _ = run(SRPOTraceTrainer, SRPOTraceConfig, **settings)
+    assert all(torch.isfinite(value).all() for value in weights.values()) and "trace/ratio_std" in log[0]
+    assert largest_difference(weights, plain) > 1e-4
 
 
 # Options of scripts for `GRPOTrainer`, and of our own fields, that have no meaning together.
