@@ -185,7 +185,7 @@ def check(name, tmp_path_factory, examples):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_whatever_is_not_refused_trains(tmp_path_factory, name):
-    check(name, tmp_path_factory, examples=5)
+    check(name, tmp_path_factory, examples=12)
 
 
 @pytest.mark.slow
