@@ -90,10 +90,9 @@ def _srpo(prefixes: int, suffixes: int, localizer: Callable | None = None, name:
 # TRL's GMPO clips log ratios at 0.4, as its paper recommends; `epsilon` here bounds the ratio itself.
 _GMPO_BOUNDS = dict(epsilon=1 - math.exp(-0.4), epsilon_high=math.exp(0.4) - 1)
 
-# Where the credit of a trace goes: nowhere but to the token itself, to all eligible tokens alike, or unnormalized.
+# Where the credit of a trace goes: to the token itself alone, or to all that enter it, unnormalized.
 _CREDIT = {
     "own gradient": dict(trace_gradient="own"),
-    "equal credit": dict(trace_equal_credit=True, trace_normalize=False),
     "unnormalized": dict(trace_normalize=False),
 }
 # CTPO (arXiv 2605.07331) bounds the log of its cumulative ratio by -0.025 sqrt(t) and 0.05 sqrt(t), and by the latter

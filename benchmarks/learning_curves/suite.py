@@ -70,13 +70,9 @@ LEVELS = {"short": (0.7,), "long": (0.4,), "long_reuse": (0.3,), "rare": (0.1,),
 LEARNING_RATES = dict.fromkeys(SETTINGS, (7e-05, 0.00012, 0.0002, 0.00034, 0.00015))
 LEARNING_RATES["rare"] = LEARNING_RATES["wide"] = (4e-5, 7e-5, 1.2e-4, 2e-4, 9e-5)
 LEARNING_RATES["wide_reuse"] = (2e-5, 4e-5, 7e-5, 1.2e-4, 5e-5)
-# Variants of the traces by where their credit goes. On policy, GRPO's gradient on the eligible tokens is that of the
-# first two, which therefore run under `long_reuse` only.
-CREDIT = tuple(
-    f"{name} {credit}"
-    for credit in ("own gradient", "equal credit", "unnormalized")
-    for name in ("p_trace", "s_trace")
-)  # fmt: skip
+# Variants of the traces by where their credit goes. On policy, "own gradient" is GRPO's gradient on the eligible tokens.
+# So it runs under `long_reuse` only.
+CREDIT = tuple(f"{name} {credit}" for credit in ("own gradient", "unnormalized") for name in ("p_trace", "s_trace"))
 # The value of its own knob that a method tries beside its default, at the learning rate that did best.
 KNOBS: dict[str, tuple[str, Any]] = {
     **dict.fromkeys(("p_trace", "s_trace", *CREDIT), ("trace_lambda", 0.9)),

@@ -32,8 +32,6 @@ class TraceConfig(CreditConfig):
         trace_gamma (`float`, default 1.0): discount of the trace, in [0, 1]. The decay per loss token is
             gamma * lambda.
         trace_normalize (`bool`, default False): divide the trace by the sum of its weights.
-        trace_equal_credit (`bool`, default False): divide every token's factor by its total weight in the row's traces,
-            so that all eligible tokens of a row get the same credit on policy. Needs `trace_normalize=False`.
         trust_region (`TrustRegion`, default "trace"): "trace" clips the traced ratio; "token" clips every token's own
             factor before the trace.
         trace_entropy_fraction (`float`, default 1.0): fraction, in (0, 1], of the loss tokens of a forward pass, by
@@ -68,15 +66,6 @@ class TraceConfig(CreditConfig):
         metadata={
             "help": "Divide the trace by the sum of its weights, so that the traced ratio is a weighted geometric "
             "mean of the tokens' ratios. With the 'uniform' kernel this is GSPO (arXiv 2507.18071)."
-        },
-    )
-    trace_equal_credit: bool = field(
-        default=False,
-        metadata={
-            "help": "Divide every token's factor, before the trace, by its total weight in the traces of its row. On "
-            "policy all eligible tokens of a row then get the same credit, and a row's credit adds up to its number of "
-            "loss tokens. Without it, early tokens get more credit than late ones. Ours, from no paper; needs "
-            "trace_normalize=False."
         },
     )
     trust_region: TrustRegion = field(
@@ -165,9 +154,8 @@ class TraceConfig(CreditConfig):
         check_choice("trust_region", self.trust_region, get_args(TrustRegion))
         check_choice("trace_target", self.trace_target, get_args(TraceTarget))
         check_choice("trace_gradient", self.trace_gradient, get_args(TraceGradient))
-        for name in ("trace_normalize", "trace_equal_credit"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        if not isinstance(self.trace_normalize, bool):
+            raise ValueError(f"trace_normalize must be True or False, got {self.trace_normalize!r}")
         for name in ("trace_lambda", "trace_gamma"):
             if not 0 <= check_number(name, getattr(self, name)) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
@@ -180,7 +168,6 @@ class TraceConfig(CreditConfig):
     def _conflicts(self) -> Iterator[tuple[str, dict[str, object]]]:
         """Yield why fields have no meaning together, and the values under which they have one."""
         on_advantage = dict(trace_target="advantage", trace_normalize=False, trust_region="trace", trace_gradient="all")
-        on_advantage |= dict(trace_equal_credit=False)
         if self.importance_sampling_level != "token":
             yield (
                 f"importance_sampling_level={self.importance_sampling_level!r} gives all tokens of a sequence one "
@@ -206,23 +193,6 @@ class TraceConfig(CreditConfig):
             yield (
                 "trace_gradient='own' stops the gradient of a traced ratio, and trace_target='advantage' traces none.",
                 on_advantage,
-            )
-        if self.trace_target == "advantage" and self.trace_equal_credit:
-            yield (
-                "trace_equal_credit=True divides by the weights with which trace_target='advantage' multiplies.",
-                on_advantage,
-            )
-        if self.trace_equal_credit and self.trace_normalize:
-            yield (
-                "trace_equal_credit=True divides the weights of every token by their sum, and trace_normalize=True "
-                "those of every trace: the one undoes the other.",
-                dict(trace_normalize=False),
-            )
-        if self.trace_equal_credit and self.trace_gradient == "own":
-            yield (
-                "trace_equal_credit=True divides the gradient that a token gets from all traces, and "
-                "trace_gradient='own' gives every token that of its own trace alone, which is equal as it is.",
-                dict(trace_equal_credit=False),
             )
         high = self.epsilon if self.epsilon_high is None else self.epsilon_high
         if self.factor_bound == "weight" and not high > 0:

@@ -36,7 +36,6 @@ def traced_log_ratio(
     epsilon_low: float,
     epsilon_high: float,
     eligible: torch.Tensor | None = None,
-    divided_by: torch.Tensor | None = None,
     gradient: str = "all",
     cap: float = MAX_TRACED_LOG_RATIO,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -56,9 +55,6 @@ def traced_log_ratio(
         epsilon_low: lower bound 1 - epsilon_low of a token's ratio under "token"; not used otherwise.
         epsilon_high: upper bound 1 + epsilon_high of a token's ratio under "token", epsilon_high itself under "weight".
         eligible: (B, T), nonzero for tokens whose log ratio enters a trace; all loss tokens by default.
-        divided_by: (B, T), column sums of the kernel (`trace_weights`), by which every token's bounded log ratio is
-            divided before the trace. All tokens that enter the traces of a row then have the same total weight, and the
-            row's total is its number of loss tokens. None: the kernel's weights.
         gradient: "all" lets the gradient of a traced log ratio reach the tokens in its trace by their weights; "own"
             gives it to the token's own bounded log ratio alone, with weight 1, and to nothing where the token is not
             eligible. The value is the same.
@@ -85,12 +81,6 @@ def traced_log_ratio(
         factors_BT = log_ratio_BT.clamp(max=math.log(epsilon_high))
     if trust_region != "trace":
         counted["clipped"] = (factors_BT != log_ratio_BT) & finite_BT
-    if divided_by is not None:
-        loss_tokens_BT = mask.bool()
-        tokens_B1 = loss_tokens_BT.sum(1, keepdim=True)
-        entering_B1 = (eligible_BT & loss_tokens_BT).sum(1, keepdim=True)
-        # A loss token weighs at least 1, in its own trace. Elsewhere a division by 0 would make gradients NaN.
-        factors_BT = factors_BT * (tokens_B1 / entering_B1.clamp(min=1) / divided_by.clamp(min=1))
     entering_BT = factors_BT if gradient == "all" else factors_BT.detach()
     z_BT = eligibility_trace(entering_BT, mask, decay=decay, kernel=kernel, eligible=eligible_BT, normalize=normalize)
     if gradient == "own":

@@ -27,9 +27,8 @@ def notices(args: TraceConfig, model: torch.nn.Module) -> Iterator[str]:
     # TRL computes old log-probabilities where a batch is used for several steps, and always under vLLM's correction.
     corrected = args.use_vllm and args.vllm_importance_sampling_correction
     effect = "The traces act through the gradient alone."
-    if args.trace_gradient == "own" or args.trace_equal_credit:
-        option = "trace_equal_credit=True" if args.trace_equal_credit else "trace_gradient='own'"
-        effect = f"With {option} the traces then do nothing: eligible tokens train as under GRPO."
+    if args.trace_gradient == "own":
+        effect = "With trace_gradient='own' the traces then do nothing: eligible tokens train as under GRPO."
     if args.loss_type == "cispo":
         yield (
             "loss_type='cispo' stops the gradient through the ratio: the trace reweights tokens where ratios differ "
@@ -51,8 +50,7 @@ def notices(args: TraceConfig, model: torch.nn.Module) -> Iterator[str]:
             "num_iterations or steps_per_generation to train off policy."
         )
     remedies = dropout_remedies(model)
-    adds_up = not args.trace_normalize and not args.trace_equal_credit
-    if remedies and adds_up and (corrected or not on_policy):
+    if remedies and not args.trace_normalize and (corrected or not on_policy):
         yield (
             "The model has dropout, which TRL leaves on while it computes old log-probabilities, so that ratios differ "
             "from 1 by noise before anything is learned. TRL's own ratios have that noise too, but a trace that is not "

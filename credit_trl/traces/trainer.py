@@ -130,7 +130,6 @@ class TraceCredit(CreditTrainer):
             epsilon_low=self.epsilon_low,
             epsilon_high=self.epsilon_high,
             eligible=eligible,
-            divided_by=weights if args.trace_equal_credit else None,
             gradient=args.trace_gradient,
         )
         if self.beta != 0 and args.use_bias_correction_kl and not args.keeps_own_ratio:

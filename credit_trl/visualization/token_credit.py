@@ -53,8 +53,8 @@ def token_credit(
             return torch.zeros(mask.shape, device=mask.device)  # no token to credit, and no quantile of nothing
         threshold = torch.quantile(entropies[known_BT].float(), 1 - args.trace_entropy_fraction)
         eligible_BT = known_BT & (entropies >= threshold)
-    weights_BT = trace_weights(mask, decay=args.trace_decay, kernel=args.trace_kernel)
     if args.trace_target == "advantage":
+        weights_BT = trace_weights(mask, decay=args.trace_decay, kernel=args.trace_kernel)
         credit_BT = traced_advantages(advantages_B1, weights_BT, eligible=eligible_BT)
         return torch.where(loss_tokens_BT, credit_BT * own_ratio_BT, 0.0)
     with torch.enable_grad():  # pictures are drawn of what was computed without gradients
@@ -71,7 +71,6 @@ def token_credit(
             epsilon_low=args.epsilon,
             epsilon_high=args.epsilon if args.epsilon_high is None else args.epsilon_high,
             eligible=eligible_BT,
-            divided_by=weights_BT if args.trace_equal_credit else None,
             gradient=args.trace_gradient,
         )
         (credit_BT,) = torch.autograd.grad((advantages_B1 * z_BT.exp() * loss_tokens_BT).sum(), log_ratio_BT)

@@ -37,9 +37,6 @@ REFUSED = {
     "trace_normalize": dict(trace_target="advantage", trace_normalize=True),
     "trust_region": dict(trace_target="advantage", trust_region="token"),
     "trace_gradient": dict(trace_target="advantage", trace_gradient="own"),
-    "trace_equal_credit": dict(trace_target="advantage", trace_equal_credit=True),
-    "trace_equal_credit (normalized)": dict(trace_equal_credit=True, trace_normalize=True),
-    "trace_equal_credit (own)": dict(trace_equal_credit=True, trace_gradient="own"),
     "trust_region (value)": dict(trust_region="sequence"),
     "trace_kernel": dict(trace_kernel="newest"),
     "trace_target": dict(trace_target="loss"),
@@ -47,7 +44,6 @@ REFUSED = {
     "trace_lambda": dict(trace_lambda=1.1),
     "trace_lambda (type)": dict(trace_lambda="0.9"),
     "trace_normalize (type)": dict(trace_normalize="false"),
-    "trace_equal_credit (type)": dict(trace_equal_credit="true"),
     "negative_advantage_floor (type)": dict(negative_advantage_floor="none"),
     "trace_gamma": dict(trace_gamma=-0.1),
     "trace_entropy_fraction": dict(trace_entropy_fraction=0.0),
@@ -195,10 +191,9 @@ def test_an_epsilon_of_ten_leaves_no_lower_bound(run, beta):
     assert largest_difference(weights, bounded) > 1e-4
 
 
-@pytest.mark.parametrize("options", [dict(trace_gradient="own"), dict(trace_equal_credit=True, trace_normalize=False)])
-def test_where_the_credit_goes_is_an_option_of_reset_groups_with_traces_too(run, options):
+def test_reset_groups_with_traces_take_the_gradient_of_the_own_token_alone(run):
     settings = dict(localizer="random", num_generations=8, epsilon=0.1)
-    _, weights, log = run(SRPOTraceTrainer, SRPOTraceConfig, **settings, **options)
+    _, weights, log = run(SRPOTraceTrainer, SRPOTraceConfig, **settings, trace_gradient="own")
     _, plain, _ = run(SRPOTraceTrainer, SRPOTraceConfig, **settings)
     assert all(torch.isfinite(value).all() for value in weights.values()) and "trace/ratio_std" in log[0]
     assert largest_difference(weights, plain) > 1e-4
@@ -213,10 +208,6 @@ CONFLICTS = {
     "advantage, normalized": dict(trace_target="advantage", trace_normalize=True),
     "advantage, token": dict(trace_target="advantage", trust_region="token"),
     "advantage, own gradient": dict(trace_target="advantage", trace_gradient="own"),
-    "advantage, equal credit": dict(trace_target="advantage", trace_equal_credit=True),
-    "vespo, equal credit": dict(loss_type="vespo", trace_equal_credit=True),
-    "equal credit, normalized": dict(trace_equal_credit=True, trace_normalize=True),
-    "equal credit, own gradient": dict(trace_equal_credit=True, trace_gradient="own"),
     "vespo, own gradient": dict(loss_type="vespo", trace_gradient="own"),
     "epsilon": dict(epsilon=-0.1, epsilon_high=0.2),
     "epsilon, token": dict(epsilon=-0.1, epsilon_high=0.2, trust_region="token"),

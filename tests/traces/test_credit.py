@@ -4,17 +4,14 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from benchmarks.cost.operations import Operations
 from credit_trl.traces.credit import (
     floored_advantages,
     old_logps_under_trace,
     traced_advantages,
     traced_log_ratio,
 )
-from credit_trl.traces.kernels import KERNELS, trace_weights
+from credit_trl.traces.kernels import trace_weights
 from tests.helpers.slow_traces import weight
 
 LOW, HIGH = 0.1, 0.2
@@ -111,102 +108,6 @@ def test_an_own_gradient_reaches_the_tokens_own_factor_and_leaves_the_value(kern
         learns[row, t] = within and math.isfinite(log_ratio) and eligible[row, t]
     assert torch.equal(actual, incoming * learns)
     assert learns.sum() < MASK.sum() and (learns.any() or trust_region == "weight")  # whose bound is below all of them
-
-
-def columns(kernel, decay):
-    """W[k] of the tokens of MASK, from loops over the definition."""
-    sums = torch.zeros(3, 6)
-    for row, N in enumerate(MASK.sum(1).tolist()):
-        for n_k, k in enumerate(MASK[row].nonzero().flatten().tolist(), 1):
-            sums[row, k] = sum(weight(kernel, decay, n_t, n_k) for n_t in range(1, N + 1))
-    return sums
-
-
-@pytest.mark.parametrize("kernel", ["identity", "recent", "both", "uniform"])
-@pytest.mark.parametrize("trust_region", ["trace", "token", "weight"])
-@pytest.mark.parametrize("decay", [0.0, 0.8, 1.0])
-def test_divided_by_its_column_a_trace_is_that_of_a_loop(kernel, trust_region, decay):
-    logps, old_logps, advantages, eligible = batch()
-    old_logps[0, 2] = math.nan  # left out, and not counted among the eligible tokens of its row
-    options = PLAIN | dict(decay=decay, kernel=kernel, trust_region=trust_region)
-    weights = trace_weights(MASK, decay=decay, kernel=kernel)
-    z, _ = traced_log_ratio(logps, old_logps, MASK, advantages, eligible=eligible, divided_by=weights, **options)
-    finite = eligible & torch.isfinite(old_logps)
-    sums, expected = columns(kernel, decay), torch.zeros(3, 6)
-    for row in range(3):
-        tokens = [t for t in range(6) if MASK[row, t]]
-        share = len(tokens) / max(sum(finite[row, k].item() for k in tokens), 1)
-        for n_t, t in enumerate(tokens, 1):
-            for n_k, k in enumerate(tokens, 1):
-                if finite[row, k]:
-                    own = bounded((logps[row, k] - old_logps[row, k]).item(), advantages[row].item(), trust_region)
-                    expected[row, t] += share * own * weight(kernel, decay, n_t, n_k) / sums[row, k]
-    torch.testing.assert_close(z, expected, atol=1e-5, rtol=1e-5)
-
-
-@st.composite
-def on_policy_rows(draw):
-    """Masks with holes and empty rows, any eligible tokens, any decay."""
-    B, T = draw(st.integers(1, 3)), draw(st.integers(1, 24))
-    bits = st.lists(st.booleans(), min_size=B * T, max_size=B * T)
-    mask, eligible = (torch.tensor(draw(bits)).view(B, T) for _ in range(2))
-    return mask, eligible, draw(st.sampled_from([0.0, 0.99, 1.0]) | st.floats(0, 1))
-
-
-def equal_credit(logps, old_logps, mask, eligible, decay, kernel):
-    options = PLAIN | dict(decay=decay, kernel=kernel, eligible=eligible)
-    weights = trace_weights(mask, decay=decay, kernel=kernel)
-    return traced_log_ratio(logps, old_logps, mask, torch.ones(len(mask)), divided_by=weights, **options)[0]
-
-
-@settings(max_examples=150, deadline=None)
-@given(on_policy_rows(), st.sampled_from(KERNELS), st.booleans())
-def test_eligible_tokens_get_equal_credit_and_a_row_one_for_each_loss_token(rows, kernel, broken):
-    mask, eligible, decay = rows
-    old_logps = torch.zeros(mask.shape, dtype=torch.float64)
-    if broken:
-        old_logps[0, 0] = math.nan
-    logps = torch.zeros(mask.shape, dtype=torch.float64, requires_grad=True)
-    z = equal_credit(logps, old_logps, mask, eligible, decay, kernel)
-    (credit,) = torch.autograd.grad((z.exp() * mask).sum(), logps)
-    counted = mask & eligible & torch.isfinite(old_logps)
-    share = mask.sum(1, keepdim=True) / counted.sum(1, keepdim=True).clamp(min=1)
-    torch.testing.assert_close(credit, (share * counted).double(), rtol=1e-5, atol=1e-6)
-    assert torch.equal(z, torch.zeros_like(z))
-
-
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_equal_credit_by_finite_differences(kernel):
-    logps, _, _, eligible = batch()
-    logps = logps.double().requires_grad_()
-    for decay in (0.0, 0.8, 1.0):
-        assert torch.autograd.gradcheck(
-            lambda x, decay=decay: equal_credit(x, torch.zeros(3, 6), MASK, eligible, decay, kernel), (logps,)
-        )
-
-
-def test_equal_credit_leaves_a_token_alone_where_it_has_no_successors_and_is_a_mean_under_uniform():
-    logps, old_logps, advantages, eligible = batch()
-    ones = torch.ones(3, 6)
-    for kernel, decay in (("identity", 0.8), ("recent", 0.0)):
-        plain, _ = traced_log_ratio(logps, old_logps, MASK, advantages, **(PLAIN | dict(kernel=kernel, decay=decay)))
-        assert torch.equal(equal_credit(logps, old_logps, MASK, ones, decay, kernel), plain)
-    mean = PLAIN | dict(kernel="uniform", normalize=True, eligible=eligible)
-    expected, _ = traced_log_ratio(logps, old_logps, MASK, advantages, **mean)
-    actual = equal_credit(logps, old_logps, MASK, eligible, 0.8, "uniform")
-    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-5)
-
-
-def test_equal_credit_takes_few_operations_and_waits_for_nothing():
-    logps, mask = torch.zeros(2, 128, requires_grad=True), torch.ones(2, 128)
-    weights, counts = trace_weights(mask, decay=0.99, kernel="recent"), []
-    for divided_by in (None, weights):
-        with Operations() as operations:
-            z, _ = traced_log_ratio(logps, mask, mask, torch.ones(2), divided_by=divided_by, **PLAIN)
-            z.backward(mask)
-        assert operations.waits == 0
-        counts.append(operations.count)
-    assert counts[1] - counts[0] <= 11
 
 
 def test_a_trace_at_its_cap_has_no_own_gradient():

@@ -17,7 +17,6 @@ METHODS = {
     "s_trace": (STraceTrainer, STraceConfig, dict()),
     "p_trace": (STraceTrainer, STraceConfig, dict(trace_entropy_fraction=1.0)),
     "own gradient": (STraceTrainer, STraceConfig, dict(trace_gradient="own")),
-    "equal credit": (STraceTrainer, STraceConfig, dict(trace_normalize=False, trace_equal_credit=True)),
     "recent": (GRPOLambdaTrainer, GRPOLambdaConfig, dict()),
     "both": (GRPOLambdaTrainer, GRPOLambdaConfig, dict(trace_kernel="both", trace_lambda=0.7)),
     "advantage": (GRPOLambdaTrainer, GRPOLambdaConfig, dict(trace_target="advantage")),

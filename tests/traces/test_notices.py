@@ -34,7 +34,6 @@ def said(tmp_path, config_class=GRPOLambdaConfig, model=None, **options):
         (dict(trace_gradient="own"), {ONES, NOTHING}),
         (VLLM | dict(trace_gradient="own"), {NOISE, NOTHING}),
         (dict(num_iterations=2, trace_gradient="own"), set()),
-        (dict(trace_equal_credit=True), {ONES, NOTHING}),
         (dict(trace_target="advantage"), set()),
         (dict(trace_lambda=0.0), set()),
     ],
@@ -50,7 +49,6 @@ def test_what_is_said_of_the_ratios(tmp_path, options, expected):
         (GRPOLambdaConfig, VLLM, {DROPOUT, NOISE}),
         (GRPOLambdaConfig, dict(), {ONES}),  # the ratios are of one forward pass
         (GRPOLambdaConfig, dict(num_iterations=2, trace_normalize=True), set()),
-        (GRPOLambdaConfig, dict(num_iterations=2, trace_equal_credit=True), set()),
         (GRPOLambdaConfig, dict(num_iterations=2, trace_target="advantage"), set()),
         (STraceConfig, dict(num_iterations=2), set()),
     ],
@@ -90,9 +88,7 @@ def test_an_unnormalized_trace_adds_up_dropouts_noise_and_the_advice_stops_that(
 
     trls = noise_of(trace_kernel="identity")
     normalized = noise_of(trace_normalize=True)
-    equal_credit = noise_of(trace_equal_credit=True)
     assert DROPOUT not in caplog.text
-    assert equal_credit < 1.5 * trls
     assert noise_of() > 1.5 * trls > 1.5 * normalized > 0
     assert caplog.text.count(DROPOUT) == 1 and "lora_dropout=0.0 in the LoraConfig, or trace_normalize" in caplog.text
     caplog.clear()

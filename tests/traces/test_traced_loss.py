@@ -14,11 +14,6 @@ METHODS = {
     "s_trace": (STraceTrainer, STraceConfig, dict(trace_entropy_fraction=0.5)),
     "p_trace": (STraceTrainer, STraceConfig, dict(trace_entropy_fraction=1.0)),
     "own gradient": (STraceTrainer, STraceConfig, dict(trace_entropy_fraction=0.5, trace_gradient="own")),
-    "equal credit": (
-        STraceTrainer,
-        STraceConfig,
-        dict(trace_entropy_fraction=0.5, trace_normalize=False, trace_equal_credit=True),
-    ),
     "recent": (GRPOLambdaTrainer, GRPOLambdaConfig, dict()),
     "both": (GRPOLambdaTrainer, GRPOLambdaConfig, dict(trace_kernel="both", trace_lambda=0.7)),
     "discounted": (GRPOLambdaTrainer, GRPOLambdaConfig, dict(trace_lambda=0.9, trace_gamma=0.6)),
@@ -79,13 +74,6 @@ def slow_loss(logps, entropies, inputs, args):
                 z = logps[b, t] - old[b, t]
             else:
                 weights = [weight(args.trace_kernel, decay, n_t, n_k) for n_k, _ in eligible]
-                if args.trace_equal_credit:
-                    of_all = [
-                        sum(weight(args.trace_kernel, decay, n_s, n_k) for n_s in range(1, len(tokens) + 1))
-                        for n_k, _ in eligible
-                    ]
-                    share = len(tokens) / max(len(eligible), 1)
-                    weights = [share * w / total for w, total in zip(weights, of_all, strict=True)]
                 z = sum((w * factor(k) for w, (_, k) in zip(weights, eligible, strict=True)), torch.zeros(()).double())
                 if args.trace_normalize:
                     z = z / sum(weights) if sum(weights) > 0 else z

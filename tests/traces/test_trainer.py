@@ -139,23 +139,6 @@ def test_an_own_gradient_at_lambda_zero_or_on_policy_is_grpo_to_the_bit(run, opt
     same_log(actual_log, expected_log)
 
 
-def test_equal_credit_of_all_tokens_is_grpo_at_lambda_zero_and_on_policy(run):
-    unfloored = dict(negative_advantage_floor=None, trace_equal_credit=True)
-    _, expected, expected_log = run(GRPOTrainer, beta=0.1)
-    _, actual, actual_log = run(GRPOLambdaTrainer, GRPOLambdaConfig, beta=0.1, trace_lambda=0.0, **unfloored)
-    same_weights(actual, expected)
-    same_log(actual_log, expected_log)
-    _, off_policy, _ = run(GRPOLambdaTrainer, GRPOLambdaConfig, beta=0.1, **unfloored)
-    assert largest_difference(off_policy, expected) > 1e-4
-    options = dict(num_iterations=1, max_steps=1, optim="sgd", learning_rate=0.5)
-    _, grpo, _ = run(GRPOTrainer, **options)
-    for kernel in ("recent", "both", "uniform"):
-        _, actual, _ = run(GRPOLambdaTrainer, GRPOLambdaConfig, trace_kernel=kernel, **options, **unfloored)
-        assert largest_difference(actual, grpo) < 1e-5
-    _, traced, _ = run(GRPOLambdaTrainer, GRPOLambdaConfig, negative_advantage_floor=None, **options)
-    assert largest_difference(traced, grpo) > 1e-5
-
-
 def test_off_policy_an_own_gradient_is_neither_grpo_nor_the_traces(run):
     unfloored = dict(negative_advantage_floor=None)
     _, actual, _ = run(GRPOLambdaTrainer, GRPOLambdaConfig, trace_gradient="own", **unfloored)

@@ -51,14 +51,6 @@ def test_an_own_gradient_credits_a_token_with_its_traced_ratio_alone(tmp_path):
     assert actual[:, 1].tolist() == [0.0, 0.0]
 
 
-def test_equal_credit_is_a_rows_loss_tokens_shared_by_the_eligible_ones(tmp_path):
-    equal = dict(trace_normalize=False, trace_equal_credit=True, trace_entropy_fraction=0.5)
-    entropies = torch.tensor([[1.0, 0.1, 0.1, 9.0], [2.0, 0.1, 0.2, 2.0]])
-    actual = token_credit(config(STraceConfig, tmp_path, **equal), ADVANTAGES, MASK, entropies)
-    expected = torch.tensor([[3.0, 0.0, 0.0, 0.0], [-2 / 3, 0.0, -2 / 3, -2 / 3]])
-    torch.testing.assert_close(actual, expected)
-
-
 @pytest.mark.parametrize("config_class", [GRPOConfig, GRPOLambdaConfig])
 def test_a_ratio_that_is_not_traced_multiplies_the_credit(tmp_path, config_class):
     options = {} if config_class is GRPOConfig else dict(trace_target="advantage", negative_advantage_floor=None)
