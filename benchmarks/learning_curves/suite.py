@@ -70,7 +70,7 @@ LEVELS = {"short": (0.7,), "long": (0.4,), "long_reuse": (0.3,), "rare": (0.1,),
 LEARNING_RATES = dict.fromkeys(SETTINGS, (7e-05, 0.00012, 0.0002, 0.00034, 0.00015))
 LEARNING_RATES["rare"] = LEARNING_RATES["wide"] = (4e-5, 7e-5, 1.2e-4, 2e-4, 9e-5)
 LEARNING_RATES["wide_reuse"] = (2e-5, 4e-5, 7e-5, 1.2e-4, 5e-5)
-# Variants of the traces by where their credit goes. On policy, "own gradient" is GRPO's gradient on the eligible tokens.
+# Variants of the traces by where their credit goes. On policy, "own gradient" is GRPO on the eligible tokens alone.
 # So it runs under `long_reuse` only.
 CREDIT = tuple(f"{name} {credit}" for credit in ("own gradient", "unnormalized") for name in ("p_trace", "s_trace"))
 # The value of its own knob that a method tries beside its default, at the learning rate that did best.
