@@ -90,6 +90,17 @@ def _srpo(prefixes: int, suffixes: int, localizer: Callable | None = None, name:
 # TRL's GMPO clips log ratios at 0.4, as its paper recommends; `epsilon` here bounds the ratio itself.
 _GMPO_BOUNDS = dict(epsilon=1 - math.exp(-0.4), epsilon_high=math.exp(0.4) - 1)
 
+# Where the credit of a trace goes: to the token itself alone, or to all that enter it, unnormalized.
+_CREDIT = {
+    "own gradient": dict(trace_gradient="own"),
+    "unnormalized": dict(trace_normalize=False),
+}
+# CTPO (arXiv 2605.07331) bounds the log of its cumulative ratio by -0.025 sqrt(t) and 0.05 sqrt(t), and by the latter
+# under a negative advantage too. TRL has one bound for all positions: here that of t = 37, the middle of 12 steps.
+_CTPO_BOUNDS = dict(
+    epsilon=1 - math.exp(-0.025 * 37**0.5), epsilon_high=math.exp(0.05 * 37**0.5) - 1, delta=math.exp(0.05 * 37**0.5)
+)
+
 METHODS = {
     "grpo": _of("grpo"),
     # What reset groups and S-trace change along with what they are for: groups of 4 under the loss of the SRPO paper,
@@ -104,6 +115,16 @@ METHODS = {
     "p_trace": _of("p_trace"),
     "s_trace": _of("s_trace"),
     **{f"s_trace {decay}": _of("s_trace", trace_lambda=decay) for decay in (0.9, 0.99)},  # apart, not tuned
+    **{
+        f"{name} {credit}": _of(name, **options)
+        for name in ("p_trace", "s_trace")
+        for credit, options in _CREDIT.items()
+    },
+    **{f"{name} 0.5": _of(name, trace_lambda=0.5) for name in ("p_trace", "s_trace")},
+    # CTPO but for its bounds: the product of all ratios up to a token, of which the token's own alone has a gradient.
+    "cumulative": _of(
+        "grpo_lambda", trace_lambda=1.0, trace_gradient="own", negative_advantage_floor=None, **_CTPO_BOUNDS
+    ),
     "grpo_lambda recent": _of("grpo_lambda"),
     "grpo_lambda both": _of("grpo_lambda", trace_kernel="both"),
     "grpo_lambda advantage": _of("grpo_lambda", trace_target="advantage"),

@@ -70,9 +70,12 @@ LEVELS = {"short": (0.7,), "long": (0.4,), "long_reuse": (0.3,), "rare": (0.1,),
 LEARNING_RATES = dict.fromkeys(SETTINGS, (7e-05, 0.00012, 0.0002, 0.00034, 0.00015))
 LEARNING_RATES["rare"] = LEARNING_RATES["wide"] = (4e-5, 7e-5, 1.2e-4, 2e-4, 9e-5)
 LEARNING_RATES["wide_reuse"] = (2e-5, 4e-5, 7e-5, 1.2e-4, 5e-5)
+# Variants of the traces by where their credit goes. On policy, "own gradient" is GRPO on the eligible tokens alone.
+# So it runs under `long_reuse` only.
+CREDIT = tuple(f"{name} {credit}" for credit in ("own gradient", "unnormalized") for name in ("p_trace", "s_trace"))
 # The value of its own knob that a method tries beside its default, at the learning rate that did best.
 KNOBS: dict[str, tuple[str, Any]] = {
-    **dict.fromkeys(("p_trace", "s_trace"), ("trace_lambda", 0.9)),
+    **dict.fromkeys(("p_trace", "s_trace", *CREDIT), ("trace_lambda", 0.9)),
     **{name: ("trace_lambda", 0.9) for name in METHODS if name.startswith("grpo_l")},
     **{name: ("reset_offset", 1) for name in METHODS if name.startswith("srpo")},
     "srpo 1x4 s_trace": ("trace_lambda", 0.9),
@@ -102,6 +105,8 @@ SUITE = (
     ("rare", ("grpo floored", "grpo_lambda recent unfloored")),
     ("long", ("srpo 2x4 oracle", "srpo 1x8 oracle", "grpo in fours")),
     ("long_reuse", ("grpo top entropy",)),
+    ("long_reuse", (*CREDIT, "p_trace 0.5", "s_trace 0.5", "cumulative")),
+    ("long", ("p_trace unnormalized", "s_trace unnormalized", "p_trace 0.5", "s_trace 0.5")),
     ("wide", ("grpo", "s_trace 0.9", "srpo 1x4 oracle", "s_trace 0.99", "srpo 1x4", "grpo_lambda recent")),
     ("wide_reuse", ("grpo", "s_trace 0.9", "gmpo")),
     ("wide", ("srpo 1x4 oracle furthest", "rrpo", "srpo 1x4 prm 500", "srpo 1x4 votes 3", "srpo 1x4 s_trace")),

@@ -13,6 +13,7 @@ from .kernels import KERNELS
 Kernel = Literal["identity", "recent", "both", "uniform"]
 TrustRegion = Literal["trace", "token"]
 TraceTarget = Literal["ratio", "advantage"]
+TraceGradient = Literal["all", "own"]
 
 
 @dataclass
@@ -36,6 +37,8 @@ class TraceConfig(CreditConfig):
         trace_entropy_fraction (`float`, default 1.0): fraction, in (0, 1], of the loss tokens of a forward pass, by
             entropy, whose factors enter a trace.
         trace_target (`TraceTarget`, default "ratio"): trace the importance "ratio", or weigh the "advantage".
+        trace_gradient (`TraceGradient`, default "all"): the traced ratio of a token has a gradient with respect to
+            "all" tokens in its trace, or to its "own" log-probability alone, with weight 1.
         negative_advantage_floor (`float | None`, default None): value, at most 0, to which lower advantages are raised.
     """
 
@@ -89,6 +92,16 @@ class TraceConfig(CreditConfig):
             "(GRPO-lambda's eps-weight)."
         },
     )
+    trace_gradient: TraceGradient = field(
+        default="all",
+        metadata={
+            "help": "Whose log-probabilities the gradient of a traced ratio reaches. 'all': those of all tokens in the "
+            "trace, by their weights. 'own': that of the token itself, with weight 1, if it is eligible and within its "
+            "own trust region; the other tokens count in the ratio's value alone. 'own' gives CTPO's cumulative ratio "
+            "(arXiv 2605.07331) with the 'recent' kernel at lambda 1, not normalized, and GSPO-token's (arXiv "
+            "2507.18071) with a normalized 'uniform' kernel."
+        },
+    )
     negative_advantage_floor: float | None = field(
         default=None,
         metadata={
@@ -140,6 +153,7 @@ class TraceConfig(CreditConfig):
         check_choice("trace_kernel", self.trace_kernel, KERNELS)
         check_choice("trust_region", self.trust_region, get_args(TrustRegion))
         check_choice("trace_target", self.trace_target, get_args(TraceTarget))
+        check_choice("trace_gradient", self.trace_gradient, get_args(TraceGradient))
         if not isinstance(self.trace_normalize, bool):
             raise ValueError(f"trace_normalize must be True or False, got {self.trace_normalize!r}")
         for name in ("trace_lambda", "trace_gamma"):
@@ -153,7 +167,7 @@ class TraceConfig(CreditConfig):
 
     def _conflicts(self) -> Iterator[tuple[str, dict[str, object]]]:
         """Yield why fields have no meaning together, and the values under which they have one."""
-        on_advantage = dict(trace_target="advantage", trace_normalize=False, trust_region="trace")
+        on_advantage = dict(trace_target="advantage", trace_normalize=False, trust_region="trace", trace_gradient="all")
         if self.importance_sampling_level != "token":
             yield (
                 f"importance_sampling_level={self.importance_sampling_level!r} gives all tokens of a sequence one "
@@ -173,6 +187,11 @@ class TraceConfig(CreditConfig):
             yield (
                 "trust_region='token' clips the factors of a traced ratio, and trace_target='advantage' traces none: "
                 "with 'trace' the loss clips every token's ratio as in TRL.",
+                on_advantage,
+            )
+        if self.trace_target == "advantage" and self.trace_gradient == "own":
+            yield (
+                "trace_gradient='own' stops the gradient of a traced ratio, and trace_target='advantage' traces none.",
                 on_advantage,
             )
         high = self.epsilon if self.epsilon_high is None else self.epsilon_high

@@ -36,6 +36,7 @@ def traced_log_ratio(
     epsilon_low: float,
     epsilon_high: float,
     eligible: torch.Tensor | None = None,
+    gradient: str = "all",
     cap: float = MAX_TRACED_LOG_RATIO,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Trace the log importance ratios of the tokens: bound every token's own, then sum or average them by the kernel.
@@ -54,7 +55,10 @@ def traced_log_ratio(
         epsilon_low: lower bound 1 - epsilon_low of a token's ratio under "token"; not used otherwise.
         epsilon_high: upper bound 1 + epsilon_high of a token's ratio under "token", epsilon_high itself under "weight".
         eligible: (B, T), nonzero for tokens whose log ratio enters a trace; all loss tokens by default.
-        cap: upper limit of the traced log ratio.
+        gradient: "all" lets the gradient of a traced log ratio reach the tokens in its trace by their weights; "own"
+            gives it to the token's own bounded log ratio alone, with weight 1, and to nothing where the token is not
+            eligible. The value is the same.
+        cap: upper limit of the traced log ratio, from which on it has no gradient.
 
     Returns:
         The traced log ratio z, (B, T) float32 (float64 for such inputs), zero outside the mask. And boolean (B, T)
@@ -77,10 +81,12 @@ def traced_log_ratio(
         factors_BT = log_ratio_BT.clamp(max=math.log(epsilon_high))
     if trust_region != "trace":
         counted["clipped"] = (factors_BT != log_ratio_BT) & finite_BT
-    z_BT = eligibility_trace(
-        factors_BT, mask, decay=decay, kernel=kernel, eligible=eligible_BT, normalize=normalize
-    ).clamp(max=cap)
-    return z_BT, counted
+    entering_BT = factors_BT if gradient == "all" else factors_BT.detach()
+    z_BT = eligibility_trace(entering_BT, mask, decay=decay, kernel=kernel, eligible=eligible_BT, normalize=normalize)
+    if gradient == "own":
+        own_BT = torch.where(eligible_BT & mask.bool(), factors_BT, 0)
+        z_BT = z_BT + (own_BT - own_BT.detach())  # zero in value, so that z is the same to the bit
+    return z_BT.clamp(max=cap), counted
 
 
 def old_logps_under_trace(logps: torch.Tensor, old_logps: torch.Tensor, z: torch.Tensor) -> torch.Tensor:

@@ -26,6 +26,9 @@ def notices(args: TraceConfig, model: torch.nn.Module) -> Iterator[str]:
     on_policy = args.gradient_accumulation_steps % generate_every == 0
     # TRL computes old log-probabilities where a batch is used for several steps, and always under vLLM's correction.
     corrected = args.use_vllm and args.vllm_importance_sampling_correction
+    effect = "The traces act through the gradient alone."
+    if args.trace_gradient == "own":
+        effect = "With trace_gradient='own' the traces then do nothing: eligible tokens train as under GRPO."
     if args.loss_type == "cispo":
         yield (
             "loss_type='cispo' stops the gradient through the ratio: the trace reweights tokens where ratios differ "
@@ -37,14 +40,14 @@ def notices(args: TraceConfig, model: torch.nn.Module) -> Iterator[str]:
             "Importance ratios will differ from 1 by numerical noise alone, more of it in 16-bit: each batch of "
             "completions is used for one optimizer step (num_iterations=1, generation aligned with the step), and TRL "
             "computes its old log-probabilities anew with the same weights, since "
-            "vllm_importance_sampling_correction=True. The traces act through the gradient. Raise num_iterations or "
+            f"vllm_importance_sampling_correction=True. {effect} Raise num_iterations or "
             "steps_per_generation to train off policy."
         )
     elif on_policy:
         yield (
             "Every importance ratio will be 1, since each batch of completions is used for one optimizer step "
-            "(num_iterations=1, generation aligned with the step): the traces act through the gradient alone, and no "
-            "clip ever fires. Raise num_iterations or steps_per_generation to train off policy."
+            f"(num_iterations=1, generation aligned with the step), and no clip ever fires. {effect} Raise "
+            "num_iterations or steps_per_generation to train off policy."
         )
     remedies = dropout_remedies(model)
     if remedies and not args.trace_normalize and (corrected or not on_policy):

@@ -130,6 +130,7 @@ class TraceCredit(CreditTrainer):
             epsilon_low=self.epsilon_low,
             epsilon_high=self.epsilon_high,
             eligible=eligible,
+            gradient=args.trace_gradient,
         )
         if self.beta != 0 and args.use_bias_correction_kl and not args.keeps_own_ratio:
             self.beta, args.use_bias_correction_kl = OwnRatioBeta(self.beta, (logps - old_logps).exp()), False

@@ -71,6 +71,7 @@ def token_credit(
             epsilon_low=args.epsilon,
             epsilon_high=args.epsilon if args.epsilon_high is None else args.epsilon_high,
             eligible=eligible_BT,
+            gradient=args.trace_gradient,
         )
         (credit_BT,) = torch.autograd.grad((advantages_B1 * z_BT.exp() * loss_tokens_BT).sum(), log_ratio_BT)
     return credit_BT

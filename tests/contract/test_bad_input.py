@@ -35,6 +35,7 @@ BAD: dict[str, list[Any]] = {
     "trust_region": NO_CHOICE,
     "trace_entropy_fraction": [*NO_NUMBER, None, 0.0, -0.1, 1.1, math.inf],
     "trace_target": NO_CHOICE,
+    "trace_gradient": NO_CHOICE,
     "negative_advantage_floor": [*NO_NUMBER, 0.1, math.inf],
     "num_reset_prefixes": [*NO_INTEGER, 0, -1, 9],
     "suffixes_per_prefix": [*NO_INTEGER_OR_NONE, 1, 0, -4],
@@ -99,6 +100,7 @@ TRACE: dict[str, st.SearchStrategy] = {
     "trust_region": st.sampled_from(["trace", "token"]),
     "trace_entropy_fraction": st.floats(1e-6, 1),
     "trace_target": st.sampled_from(["ratio", "advantage"]),
+    "trace_gradient": st.sampled_from(["all", "own"]),
     "negative_advantage_floor": st.none() | st.floats(-2, 0) | st.just(-math.inf),
 }
 RESET: dict[str, st.SearchStrategy] = {
@@ -181,7 +183,7 @@ def check(name, tmp_path_factory, examples):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_whatever_is_not_refused_trains(tmp_path_factory, name):
-    check(name, tmp_path_factory, examples=5)
+    check(name, tmp_path_factory, examples=12)
 
 
 @pytest.mark.slow

@@ -13,12 +13,13 @@ from credit_trl import (
     GRPOLambdaConfig,
     GRPOLambdaTrainer,
     SRPOTraceConfig,
+    SRPOTraceTrainer,
     STraceConfig,
     STraceTrainer,
     TraceConfig,
     TraceTrainer,
 )
-from credit_trl.traces.config import TRACE_FIELDS, Kernel, TraceTarget, TrustRegion
+from credit_trl.traces.config import TRACE_FIELDS, Kernel, TraceGradient, TraceTarget, TrustRegion
 from credit_trl.traces.kernels import KERNELS
 from tests.helpers.comparing import largest_difference, same_log, same_weights
 from tests.helpers.options import OPTIONS, TRAINER_OPTIONS, experts
@@ -35,9 +36,11 @@ REFUSED = {
     "epsilon_high (weight)": dict(trust_region="token", loss_type="cispo", epsilon_high=0.0),
     "trace_normalize": dict(trace_target="advantage", trace_normalize=True),
     "trust_region": dict(trace_target="advantage", trust_region="token"),
+    "trace_gradient": dict(trace_target="advantage", trace_gradient="own"),
     "trust_region (value)": dict(trust_region="sequence"),
     "trace_kernel": dict(trace_kernel="newest"),
     "trace_target": dict(trace_target="loss"),
+    "trace_gradient (value)": dict(trace_gradient="none"),
     "trace_lambda": dict(trace_lambda=1.1),
     "trace_lambda (type)": dict(trace_lambda="0.9"),
     "trace_normalize (type)": dict(trace_normalize="false"),
@@ -188,6 +191,14 @@ def test_an_epsilon_of_ten_leaves_no_lower_bound(run, beta):
     assert largest_difference(weights, bounded) > 1e-4
 
 
+def test_reset_groups_with_traces_take_the_gradient_of_the_own_token_alone(run):
+    settings = dict(localizer="random", num_generations=8, epsilon=0.1)
+    _, weights, log = run(SRPOTraceTrainer, SRPOTraceConfig, **settings, trace_gradient="own")
+    _, plain, _ = run(SRPOTraceTrainer, SRPOTraceConfig, **settings)
+    assert all(torch.isfinite(value).all() for value in weights.values()) and "trace/ratio_std" in log[0]
+    assert largest_difference(weights, plain) > 1e-4
+
+
 # Options of scripts for `GRPOTrainer`, and of our own fields, that have no meaning together.
 CONFLICTS = {
     "a sequence's ratio": dict(importance_sampling_level="sequence"),
@@ -196,6 +207,8 @@ CONFLICTS = {
     "advantage": dict(trace_target="advantage"),
     "advantage, normalized": dict(trace_target="advantage", trace_normalize=True),
     "advantage, token": dict(trace_target="advantage", trust_region="token"),
+    "advantage, own gradient": dict(trace_target="advantage", trace_gradient="own"),
+    "vespo, own gradient": dict(loss_type="vespo", trace_gradient="own"),
     "epsilon": dict(epsilon=-0.1, epsilon_high=0.2),
     "epsilon, token": dict(epsilon=-0.1, epsilon_high=0.2, trust_region="token"),
     "epsilon_high": dict(epsilon_high=-0.1),
@@ -276,6 +289,7 @@ def test_the_docstring_has_the_fields_their_types_and_defaults(config_class):
     written = re.findall(r"^        (\w+) \(`([^`]+)`, default ([^)]+)\): ", config_class.__doc__, flags=re.M)
     types = config_class.__annotations__
     names = {Kernel: "Kernel", TrustRegion: "TrustRegion", TraceTarget: "TraceTarget", float: "float", bool: "bool"}
+    names |= {TraceGradient: "TraceGradient"}
     assert [name for name, _, _ in written] == list(types)
     for name, of_type, default in written:
         assert of_type == names.get(types[name], str(types[name]))
@@ -289,7 +303,10 @@ def test_the_command_line_shows_the_choices_and_refuses_others(config_class, cap
     with pytest.raises(SystemExit):
         parser.parse_args_and_config(["--help"])
     shown = re.sub(r"\s+", " ", capsys.readouterr().out)
-    for field, kind in (("trace_kernel", Kernel), ("trust_region", TrustRegion), ("trace_target", TraceTarget)):
+    kinds = dict(
+        trace_kernel=Kernel, trust_region=TrustRegion, trace_target=TraceTarget, trace_gradient=TraceGradient
+    )  # fmt: skip
+    for field, kind in kinds.items():
         choices = ",".join(get_args(kind))
         assert f"--{field.replace('_', '-')} {{{choices}}}" in shown, field
     with pytest.raises(SystemExit):

@@ -88,6 +88,36 @@ def test_every_loss_token_is_eligible_by_default():
     assert torch.equal(counted["eligible"], MASK.bool())
 
 
+@pytest.mark.parametrize("kernel", ["identity", "recent", "both", "uniform"])
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("trust_region", ["trace", "token", "weight"])
+def test_an_own_gradient_reaches_the_tokens_own_factor_and_leaves_the_value(kernel, normalize, trust_region):
+    logps, old_logps, advantages, eligible = batch()
+    old_logps[0, 2] = -math.inf
+    own = logps.clone().requires_grad_()
+    options = PLAIN | dict(kernel=kernel, normalize=normalize, trust_region=trust_region, eligible=eligible)
+    expected, counted_of_all = traced_log_ratio(logps, old_logps, MASK, advantages, **options)
+    z, counted = traced_log_ratio(own, old_logps, MASK, advantages, gradient="own", **options)
+    assert torch.equal(z, expected) and all(torch.equal(counted[name], counted_of_all[name]) for name in counted)
+    incoming = torch.arange(1.0, 19.0).view(3, 6)
+    (actual,) = torch.autograd.grad(z, own, incoming)
+    learns = torch.zeros(3, 6)
+    for row, t in MASK.nonzero().tolist():
+        log_ratio = (logps[row, t] - old_logps[row, t]).item()
+        within = bounded(log_ratio, advantages[row].item(), trust_region) == log_ratio
+        learns[row, t] = within and math.isfinite(log_ratio) and eligible[row, t]
+    assert torch.equal(actual, incoming * learns)
+    assert learns.sum() < MASK.sum() and (learns.any() or trust_region == "weight")  # whose bound is below all of them
+
+
+def test_a_trace_at_its_cap_has_no_own_gradient():
+    logps = torch.tensor([[15.0, 1.0, 15.0]], requires_grad=True)
+    options = PLAIN | dict(decay=1.0, gradient="own")
+    z, _ = traced_log_ratio(logps, torch.zeros(1, 3), torch.ones(1, 3), torch.ones(1), **options)
+    (gradient,) = torch.autograd.grad(z.sum(), logps)
+    assert z.tolist() == [[15.0, 16.0, 20.0]] and gradient.tolist() == [[1.0, 1.0, 0.0]]
+
+
 def test_a_loss_finds_the_trace_in_the_difference_and_its_gradient_alone():
     logps, old_logps, advantages, _ = batch()
     gradients = []

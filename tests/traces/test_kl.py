@@ -16,6 +16,7 @@ LOSS_TYPES = ["dapo", "grpo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo"]
 METHODS = {
     "s_trace": (STraceTrainer, STraceConfig, dict()),
     "p_trace": (STraceTrainer, STraceConfig, dict(trace_entropy_fraction=1.0)),
+    "own gradient": (STraceTrainer, STraceConfig, dict(trace_gradient="own")),
     "recent": (GRPOLambdaTrainer, GRPOLambdaConfig, dict()),
     "both": (GRPOLambdaTrainer, GRPOLambdaConfig, dict(trace_kernel="both", trace_lambda=0.7)),
     "advantage": (GRPOLambdaTrainer, GRPOLambdaConfig, dict(trace_target="advantage")),

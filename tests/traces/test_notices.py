@@ -9,13 +9,14 @@ from credit_trl import GRPOLambdaConfig, GRPOLambdaTrainer, STraceConfig, STrace
 from credit_trl.traces.notices import dropout_remedies, notices
 
 ONES, NOISE, DROPOUT = "Every importance ratio will be 1", "by numerical noise alone", "The model has dropout"
+NOTHING = "the traces then do nothing"
 VLLM = dict(use_vllm=True)
 
 
 def said(tmp_path, config_class=GRPOLambdaConfig, model=None, **options):
     args = config_class(str(tmp_path), use_cpu=True, bf16=False, **options)
     text = " ".join(notices(args, model or torch.nn.Linear(1, 1)))
-    return {notice for notice in (ONES, NOISE, DROPOUT, "loss_type='cispo'") if notice in text}
+    return {notice for notice in (ONES, NOISE, DROPOUT, NOTHING, "loss_type='cispo'") if notice in text}
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,9 @@ def said(tmp_path, config_class=GRPOLambdaConfig, model=None, **options):
         (VLLM | dict(vllm_importance_sampling_correction=False), {ONES}),
         (VLLM | dict(num_iterations=2), set()),
         (dict(loss_type="cispo"), {"loss_type='cispo'"}),
+        (dict(trace_gradient="own"), {ONES, NOTHING}),
+        (VLLM | dict(trace_gradient="own"), {NOISE, NOTHING}),
+        (dict(num_iterations=2, trace_gradient="own"), set()),
         (dict(trace_target="advantage"), set()),
         (dict(trace_lambda=0.0), set()),
     ],

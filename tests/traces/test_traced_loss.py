@@ -13,6 +13,7 @@ MAX_COMPLETION_LENGTH = 12
 METHODS = {
     "s_trace": (STraceTrainer, STraceConfig, dict(trace_entropy_fraction=0.5)),
     "p_trace": (STraceTrainer, STraceConfig, dict(trace_entropy_fraction=1.0)),
+    "own gradient": (STraceTrainer, STraceConfig, dict(trace_entropy_fraction=0.5, trace_gradient="own")),
     "recent": (GRPOLambdaTrainer, GRPOLambdaConfig, dict()),
     "both": (GRPOLambdaTrainer, GRPOLambdaConfig, dict(trace_kernel="both", trace_lambda=0.7)),
     "discounted": (GRPOLambdaTrainer, GRPOLambdaConfig, dict(trace_lambda=0.9, trace_gamma=0.6)),
@@ -76,6 +77,9 @@ def slow_loss(logps, entropies, inputs, args):
                 z = sum((w * factor(k) for w, (_, k) in zip(weights, eligible, strict=True)), torch.zeros(()).double())
                 if args.trace_normalize:
                     z = z / sum(weights) if sum(weights) > 0 else z
+            if args.trace_gradient == "own":
+                own = factor(t) * any(k == t for _, k in eligible)
+                z = z.detach() + own - own.detach()
             ratio = z.exp()
             clipped = ratio.clamp(1 - low, 1 + high)
             if args.delta is not None:

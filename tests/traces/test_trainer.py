@@ -117,6 +117,36 @@ def test_uniform_normalized_is_gspo(run):
             assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
 
 
+def test_an_own_gradient_of_a_uniform_normalized_trace_is_gspos(run):
+    """GSPO-token: the gradients of a completion's tokens add up to that of its one ratio."""
+    options = dict(loss_type="grpo", max_steps=4)
+    _, expected, _ = run(GRPOTrainer, importance_sampling_level="sequence", **options)
+    traced = dict(trace_kernel="uniform", trace_normalize=True, negative_advantage_floor=None, trace_gradient="own")
+    _, actual, _ = run(GRPOLambdaTrainer, GRPOLambdaConfig, **traced, **options)
+    _, grpo, _ = run(GRPOTrainer, **options)
+    assert largest_difference(actual, expected) < 1e-4 < largest_difference(grpo, expected)
+
+
+@pytest.mark.parametrize(
+    "options", [dict(trace_lambda=0.0), dict(trace_lambda=0.0, beta=0.1), dict(num_iterations=1)]
+)  # fmt: skip
+def test_an_own_gradient_at_lambda_zero_or_on_policy_is_grpo_to_the_bit(run, options):
+    trls = {name: value for name, value in options.items() if not name.startswith("trace_")}
+    _, expected, expected_log = run(GRPOTrainer, **trls)
+    own = dict(trace_gradient="own", negative_advantage_floor=None)
+    _, actual, actual_log = run(GRPOLambdaTrainer, GRPOLambdaConfig, **options, **own)
+    same_weights(actual, expected)
+    same_log(actual_log, expected_log)
+
+
+def test_off_policy_an_own_gradient_is_neither_grpo_nor_the_traces(run):
+    unfloored = dict(negative_advantage_floor=None)
+    _, actual, _ = run(GRPOLambdaTrainer, GRPOLambdaConfig, trace_gradient="own", **unfloored)
+    _, traced, _ = run(GRPOLambdaTrainer, GRPOLambdaConfig, **unfloored)
+    _, grpo, _ = run(GRPOTrainer)
+    assert min(largest_difference(actual, grpo), largest_difference(actual, traced)) > 1e-4
+
+
 def test_uniform_with_the_token_trust_region_is_gmpo(run):
     """TRL's GMPO clips log ratios to [-epsilon, epsilon_high]; ours clips ratios to [1 - epsilon, 1 + epsilon_high]."""
     bound = 0.1

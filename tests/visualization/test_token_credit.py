@@ -37,6 +37,20 @@ def test_off_policy_credit_is_the_gradient_of_a_trace_whose_clipped_tokens_get_n
     assert (token_credit(unbounded, ADVANTAGES, MASK, log_ratios=LOG_RATIOS)[:, 1] != 0).all()
 
 
+def test_an_own_gradient_credits_a_token_with_its_traced_ratio_alone(tmp_path):
+    args = config(STraceConfig, tmp_path, trace_entropy_fraction=1.0, trace_gradient="own", trace_lambda=0.8)
+    on_policy = token_credit(args, ADVANTAGES, MASK)
+    assert torch.equal(on_policy, ADVANTAGES.unsqueeze(1) * MASK)
+    actual = token_credit(args, ADVANTAGES, MASK, log_ratios=LOG_RATIOS)
+    first = ADVANTAGES * LOG_RATIOS[:, 0].exp()
+    torch.testing.assert_close(actual[:, 0], first)
+    # The second token is beyond its own bound, which counts in the trace of the third.
+    bounds = torch.tensor([math.log(1.2), math.log(0.8)])
+    z = (LOG_RATIOS[:, 2] + 0.8 * bounds + 0.64 * LOG_RATIOS[:, 0]) / (1 + 0.8 + 0.64)
+    torch.testing.assert_close(actual[:, 2], ADVANTAGES * z.exp())
+    assert actual[:, 1].tolist() == [0.0, 0.0]
+
+
 @pytest.mark.parametrize("config_class", [GRPOConfig, GRPOLambdaConfig])
 def test_a_ratio_that_is_not_traced_multiplies_the_credit(tmp_path, config_class):
     options = {} if config_class is GRPOConfig else dict(trace_target="advantage", negative_advantage_floor=None)
