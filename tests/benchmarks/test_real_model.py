@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +20,8 @@ from credit_trl.testbed import BASE_MODEL
 from tests.helpers.launching import ROOT
 
 STOPS = """
-import signal, sys, time
+import os, signal, sys, time
+print("port", os.environ["MASTER_PORT"])
 def stop(*_):
     print("pass rate after training: 0.500 (8 held-out problems x 1 completions, task_reward = 1)")
     sys.exit(0)
@@ -85,19 +87,22 @@ def test_wilson_interval():
 
 def test_the_rest_is_reported_when_a_run_dies_and_another_does_not_stop(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(compare, "POLL", 0.1)
-    scripts = {"real-grpo-0": STOPS, "real-grpo-1": DIES, "real-s_trace-0": HANGS}
+    scripts = {"real-grpo-0": STOPS, "real-grpo-1": DIES, "real-grpo-2": STOPS, "real-s_trace-0": HANGS}
     commands = {name: [sys.executable, "-c", script] for name, script in scripts.items()}
     output = tmp_path / "compared.json"
     found = compare.compare(commands, tmp_path / "runs", output, (1.5, 2.5), 8, {"command": "compare"})
     assert found == json.loads(output.read_text()) and found["command"] == "compare"
     stopped, hung = found["results"]
-    assert stopped["rewards"] == hung["rewards"] == [[0.25, 0.75]]
-    assert (stopped["runs"], hung["runs"]) == (["real-grpo-0"], ["real-s_trace-0"])
-    assert [rates[0][0] for rates in (stopped["pass_rate_before"], stopped["pass_rate_after"])] == [0.25, 0.5]
+    assert (stopped["runs"], hung["runs"]) == (["real-grpo-0", "real-grpo-2"], ["real-s_trace-0"])
+    assert stopped["rewards"] == 2 * hung["rewards"] == 2 * [[0.25, 0.75]]
+    assert [rate[0] for rate in stopped["pass_rate_before"]] == [0.25, 0.25]
+    assert [rate[0] for rate in stopped["pass_rate_after"]] == [0.5, 0.5]
     assert hung["pass_rate_after"] == [None]
     died = {"run": "real-grpo-1", "exit_status": 1, "batches": 1, "last_line": "MemoryError: the GPU is full"}
     assert found["left_out"] == [died]
     assert capfd.readouterr().out.count("real-grpo-1 died with exit status 1: MemoryError: the GPU is full") == 1
+    logs = [(tmp_path / "runs" / name / "train.log").read_text() for name in ("real-grpo-0", "real-grpo-2")]
+    assert len({log.splitlines()[0] for log in logs}) == 2  # a port for each
     assert "| s_trace | 1 | 2 | 0.250 (0.250 to 0.250) | 0.750 (0.750 to 0.750) | 0.250 | none |" in table(
         [stopped, hung]
     )
@@ -122,6 +127,26 @@ def test_each_run_is_a_command_of_train_py():
     assert words[1:3] == ["-m", "benchmarks.real_model.run"]
     share = float(words[words.index("--vllm_gpu_memory_utilization") + 1])
     assert 6 * share == pytest.approx(0.2, abs=1e-3)
+
+
+def test_the_task_that_was_chosen_is_trained_on(tmp_path, monkeypatch):
+    def run(command):
+        assert command[1:3] == ["-m", "benchmarks.real_model.choose"]
+        path = Path(command[command.index("--output") + 1])
+        path.write_text(json.dumps({"chosen": "chain_sum", "tasks": []}))
+        return subprocess.CompletedProcess(command, status)
+
+    monkeypatch.setattr(compare.subprocess, "run", run)
+    status = 0
+    options = dict(folder=tmp_path, problems=4)
+    task = compare.chosen_task(arguments(task=None, **options))
+    assert task[:3] == ["--dataset_name", "reasoning-gym/chain_sum", "--dataset_kwargs"]
+    assert json.loads(task[3]) == compare.TASKS["chain_sum"]
+    assert compare.chosen_task(arguments(task="aiw", **options))[1] == "reasoning-gym/aiw"
+    assert compare.chosen_task(arguments(task="recipe", **options)) == []
+    status = 1
+    with pytest.raises(SystemExit, match="no task was chosen: name one with --task"):
+        compare.chosen_task(arguments(task=None, **options))
 
 
 def test_the_task_is_fit_and_has_steps():
