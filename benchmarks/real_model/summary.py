@@ -1,6 +1,6 @@
 r"""Compare the training rewards of several `train.py` runs of a pretrained model.
 
-`compare.py` starts such runs and writes the same JSON. This reads runs that were started by hand, for example
+`compare.py` starts such runs and uses these functions. This script reads runs that were started by hand, for example
 
     for method in grpo grpo_lambda s_trace; do
       python train.py --config recipes/smollm2_cpu.yaml --bf16 true --max_steps 16 --method $method \
