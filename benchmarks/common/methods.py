@@ -40,6 +40,11 @@ def oracle(failed: list[FailedCompletion]) -> list[int | None]:
     return [first_error(Problem.parse(completion.problem), completion.completion) for completion in failed]
 
 
+def first_step(failed: list[FailedCompletion]) -> list[int | None]:
+    """Return the first step of each: its prefix is empty, and the continuations are fresh completions."""
+    return [1] * len(failed)
+
+
 def noisy_oracle(hit_rate: float) -> Callable[[list[FailedCompletion]], list[int | None]]:
     """Return a localizer that names the first wrong step with probability `hit_rate`, and otherwise a random step.
 
@@ -107,6 +112,8 @@ METHODS = {
     # and a loss on the same high-entropy tokens as S-trace's, by TRL's own option.
     "grpo in fours": _of("grpo", num_generations=4, loss_type="grpo"),
     "grpo top entropy": _of("grpo", top_entropy_quantile=0.2),
+    # What could explain S-trace's and GMPO's results with several steps on a batch: their ratios are seldom clipped.
+    "grpo unclipped": _of("grpo", epsilon=10.0),
     # GRPO-lambda's floor under negative advantages without its trace, and below its trace without the floor
     "grpo floored": _of("grpo_lambda", trace_lambda=0.0),
     "grpo_lambda recent unfloored": _of("grpo_lambda", negative_advantage_floor=None),
@@ -131,6 +138,7 @@ METHODS = {
     "grpo_lambda both advantage": _of("grpo_lambda", trace_kernel="both", trace_target="advantage"),
     "rrpo": _of("rrpo"),
     "srpo 1x4": _srpo(1, 4),
+    "srpo 1x4 first step": _srpo(1, 4, first_step),  # whose second group has fresh completions, of the same failures
     "srpo 1x4 oracle": _srpo(1, 4, oracle),
     "srpo 1x4 furthest": _srpo(1, 4, seed_selection="furthest"),
     "srpo 1x4 oracle furthest": _srpo(1, 4, oracle, seed_selection="furthest"),

@@ -77,7 +77,7 @@ CREDIT = tuple(f"{name} {credit}" for credit in ("own gradient", "unnormalized")
 KNOBS: dict[str, tuple[str, Any]] = {
     **dict.fromkeys(("p_trace", "s_trace", *CREDIT), ("trace_lambda", 0.9)),
     **{name: ("trace_lambda", 0.9) for name in METHODS if name.startswith("grpo_l")},
-    **{name: ("reset_offset", 1) for name in METHODS if name.startswith("srpo")},
+    **{name: ("reset_offset", 1) for name in METHODS if name.startswith("srpo") and name != "srpo 1x4 first step"},
     "srpo 1x4 s_trace": ("trace_lambda", 0.9),
 }
 # The knob of reset methods in the longer settings: a mean over the batch's tokens, in which short continuations weigh
@@ -104,7 +104,8 @@ SUITE = (
     ("long_reuse", ("grpo_lambda both", "p_trace", "srpo 1x4 s_trace")),
     ("rare", ("grpo floored", "grpo_lambda recent unfloored")),
     ("long", ("srpo 2x4 oracle", "srpo 1x8 oracle", "grpo in fours")),
-    ("long_reuse", ("grpo top entropy",)),
+    ("long_reuse", ("grpo top entropy", "grpo unclipped")),
+    ("long", ("srpo 1x4 first step",)),
     ("long_reuse", (*CREDIT, "p_trace 0.5", "s_trace 0.5", "cumulative")),
     ("long", ("p_trace unnormalized", "s_trace unnormalized", "p_trace 0.5", "s_trace 0.5")),
     ("wide", ("grpo", "s_trace 0.9", "srpo 1x4 oracle", "s_trace 0.99", "srpo 1x4", "grpo_lambda recent")),

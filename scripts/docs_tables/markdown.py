@@ -14,6 +14,7 @@ TITLES = {
     "gmpo": "GMPO",
     "grpo in fours": "GRPO, groups of 4, loss `grpo`",
     "grpo top entropy": "GRPO, top 20% by entropy",
+    "grpo unclipped": "GRPO without clipping",
     "grpo floored": "GRPO with GRPO-lambda's floor",
     "grpo_lambda recent": "GRPO-lambda, `recent`",
     "grpo_lambda recent unfloored": "GRPO-lambda, `recent`, no floor",
@@ -21,6 +22,19 @@ TITLES = {
     "grpo_lambda advantage": "GRPO-lambda, `recent`, on the advantage",
     "grpo_lambda both advantage": "GRPO-lambda, `both`, on the advantage",
     "srpo 1x4 s_trace": "SRPO with S-trace",
+    "srpo 1x4 first step": "SRPO, always to the first step",
+    "cumulative": "cumulative ratio (CTPO's, one bound for all tokens)",
+    **{
+        f"{name} {variant}": f"{name[0].upper()}-trace, {text}"
+        for name in ("p_trace", "s_trace")
+        for variant, text in (
+            ("own gradient", '`trace_gradient="own"`'),
+            ("unnormalized", "not normalized"),
+            ("0.5", "lambda 0.5"),
+            ("0.9", "lambda 0.9"),
+            ("0.99", "lambda 0.99"),
+        )
+    },
 }
 
 

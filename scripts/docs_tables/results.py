@@ -37,7 +37,8 @@ def settings() -> str:
         fields, curve = setting["fields"], setting["methods"]["grpo"]["curves"]["completions"]
         steps = " to ".join(map(str, sorted({fields["min_steps"], fields["max_steps"]})))
         completions, before = f"{curve['x'][-1]:,.0f}", f"{curve['mean'][0]:.3f}"
-        rows.append((f"`{name}`", steps, str(fields["num_iterations"]), completions, before))
+        on_a_batch = fields["num_iterations"] * fields.get("mini_batches", 1)
+        rows.append((f"`{name}`", steps, str(on_a_batch), completions, before))
     header = ("setting", "operations in a chain", "optimizer steps on a batch", "trained completions")
     return table((*header, "pass rate before training"), rows)
 
@@ -63,6 +64,22 @@ def fresh_seeds(setting: str) -> str:
             ],
         )
     )
+
+
+def rates(setting: str) -> str:
+    """Return the final pass rates of methods at each learning rate, and what they gain over GRPO at the same one."""
+    methods = stored(f"learning_curves/rates_{setting}.json")["methods"]
+    others = [name for name in methods if name != "grpo"]
+    header = ("learning rate", "GRPO", *(cell for name in others for cell in (title(name), "minus GRPO")))
+
+    def cells(rate: str) -> list[str]:
+        values = [interval(methods["grpo"]["rates"][rate]["pass_at_1"])]
+        for name in others:
+            outcome = methods[name]["rates"][rate]
+            values += [f"{outcome['pass_at_1'][0]:.3f}", interval(outcome["minus_grpo"], "+")]
+        return values
+
+    return table(header, [(rate, *cells(rate)) for rate in methods["grpo"]["rates"]])
 
 
 def _best_first(methods: dict) -> list[tuple[str, dict]]:

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.common.methods import METHODS
+from benchmarks.learning_curves import rates
 from benchmarks.learning_curves import suite as suite
 from benchmarks.learning_curves.figures import draw_setting, figure_path
 from benchmarks.learning_curves.report import (
@@ -361,3 +362,46 @@ def test_a_run_that_diverges_has_failed_from_there_on():
     assert blown["pass_at_1"][0] > 0
     assert blown["pass_at_1"][1:] == [0.0, 0.0]
     assert len(blown["seconds"]) == len(blown["completions"]) == 3
+
+
+# --- every method at every rate ---
+
+
+def test_methods_are_compared_at_the_same_rate_and_at_the_best_of_each(tmp_path):
+    """GRPO is best at 0.001 and S-trace at 0.002; a sum of seeds, not a lucky one, says which."""
+    log = carry_out(tmp_path / "runs.jsonl", FakeTraining())
+    final = {
+        "grpo": {0.001: (0.5, 0.7), 0.002: (0.9, 0.1)},
+        "s_trace": {0.001: (0.6, 0.9), 0.002: (0.8, 0.8)},
+    }
+    runs = rates.grid("short", ["grpo", "s_trace"], [0.001, 0.002], [0, 1], log.finished)
+    assert {run.options.get("trace_lambda") for row in runs["s_trace"].values() for run in row} == {0.9}  # as tuned
+    for method, row in runs.items():
+        for rate, of_seeds in row.items():
+            for run, value in zip(of_seeds, final[method][rate], strict=True):
+                log.finished[run.key()] = result([0.0, value])
+    summary = rates.summarize(runs, log.finished)
+    compared = {rate: figures["minus_grpo"][0] for rate, figures in summary["s_trace"]["rates"].items()}
+    assert compared == pytest.approx({0.001: 0.15, 0.002: 0.3})
+    assert (summary["grpo"]["best_rate"], summary["s_trace"]["best_rate"]) == (0.001, 0.002)
+    assert summary["s_trace"]["best"]["minus_grpo"][0] == pytest.approx(0.2)
+
+
+def test_a_method_without_tuning_is_not_compared():
+    with pytest.raises(ValueError, match="s_trace is not tuned in short"):
+        rates.grid("short", ["s_trace"], [0.001], [0], {})
+
+
+def test_mini_batches_define_a_run_and_old_runs_keep_their_keys():
+    same = dict(setting_name="short", method="grpo", learning_rate=1e-4)
+    plain, split = (Run(setting=Setting(4, 6, 2, 40, 5, mini_batches=count), **same) for count in (1, 2))
+    assert "mini_batches" not in plain.key() and '"mini_batches": 2' in split.key()
+    assert (plain.setting.steps_per_batch, split.setting.steps_per_batch) == (2, 4)
+
+
+def test_longer_settings_tune_the_loss_of_resets_and_report_six_seeds():
+    assert suite.knob(("wide", "srpo 1x4")) == suite.knob(("wide_reuse", "rrpo")) == ("loss_type", "dapo")
+    assert suite.knob(("wide", "s_trace")) == suite.knob(("long", "s_trace")) == ("trace_lambda", 0.9)
+    assert suite.knob(("long", "srpo 1x4")) == ("reset_offset", 1)
+    assert [len(suite.reported_seeds(setting, None)) for setting in ("long", "wide", "wide_reuse")] == [10, 6, 6]
+    assert suite.reported_seeds("wide", (7,)) == (7,)

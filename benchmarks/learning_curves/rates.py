@@ -1,0 +1,124 @@
+r"""Is a method's lead one of learning rates? Every method at every rate, on the reported seeds, beside GRPO's.
+
+    python -m benchmarks.learning_curves.rates --setting long_reuse --methods grpo s_trace gmpo \
+        --output benchmarks/learning_curves/rates_long_reuse.json
+
+Tuning chooses a rate by two seeds, and seeds differ by more than methods. A lead over GRPO that rests on the luck of
+GRPO's rate disappears where both train at the same one. Methods keep the options of their own that tuning chose for
+them. Runs are shared with the learning curves (`--runs`): what has run there does not run again.
+"""
+
+import argparse
+import multiprocessing
+import os
+import shlex
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from benchmarks.common.measuring import compact_json, processor
+from benchmarks.common.methods import METHODS
+from benchmarks.learning_curves.report import mean_interval, sign_flip_p
+from benchmarks.learning_curves.run import Run, prepare_worker, train
+from benchmarks.learning_curves.suite import (
+    LEARNING_RATES,
+    RESULTS,
+    SEEDS,
+    SETTINGS,
+    RunLog,
+    best_candidate,
+    candidate_runs,
+)
+
+Grid = dict[str, dict[float, list[Run]]]  # a method's runs at each rate, one for each seed
+
+
+def grid(setting: str, methods: list[str], rates: list[float], seeds: list[int], finished: dict[str, dict]) -> Grid:
+    """Return the runs of every method at every rate, with the options that tuning chose for the method.
+
+    Raises `ValueError` for a method whose tuning is not done.
+    """
+    runs: Grid = {}
+    for method in methods:
+        chosen = best_candidate((setting, method), finished)
+        if chosen is None:
+            raise ValueError(f"{method} is not tuned in {setting}: run benchmarks.learning_curves for it first")
+        runs[method] = {rate: candidate_runs((setting, method), (rate, chosen[1]), seeds) for rate in rates}
+    return runs
+
+
+def train_missing(runs: list[Run], log: RunLog, workers: int) -> None:
+    """Train what `log` lacks, in processes of one thread each."""
+    log.drop_what_was_cut_off()
+    missing = [run for run in runs if run.key() not in log.finished]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=prepare_worker) as executor:
+        under_way = {executor.submit(train, run): run for run in missing}
+        for future in tqdm(as_completed(under_way), total=len(missing), unit="run"):
+            log.append(under_way[future], future.result())
+
+
+def summarize(runs: Grid, finished: dict[str, dict]) -> dict[str, Any]:
+    """Return final pass rates by method and rate, and their differences from GRPO's at the same rate and seed.
+
+    `best` compares each method at its own best rate, chosen on the same seeds for all: what tuning on many seeds gives.
+    """
+    final = {
+        method: {rate: [finished[run.key()]["pass_at_1"][-1] for run in row] for rate, row in rates.items()}
+        for method, rates in runs.items()
+    }
+    best = {method: max(rates, key=lambda rate: sum(rates[rate])) for method, rates in final.items()}
+
+    def compared(values: list[float], reference: list[float]) -> dict[str, Any]:
+        differences = [ours - theirs for ours, theirs in zip(values, reference, strict=True)]
+        return {"minus_grpo": mean_interval(differences), "p": sign_flip_p(differences)}
+
+    return {
+        method: {
+            "rates": {
+                rate: {"pass_at_1": mean_interval(values)}
+                | ({} if method == "grpo" else compared(values, final["grpo"][rate]))
+                for rate, values in rates.items()
+            },
+            "best_rate": best[method],
+            **({} if method == "grpo" else {"best": compared(rates[best[method]], final["grpo"][best["grpo"]])}),
+        }
+        for method, rates in final.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--setting", choices=SETTINGS, required=True)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, required=True, help="GRPO among them")
+    parser.add_argument("--rates", nargs="+", type=float, help="default: all that tuning tries in the setting")
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes")
+    parser.add_argument("--runs", type=Path, default=RESULTS / "runs.jsonl", help="finished runs")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--plot_only", action="store_true", help="report the finished runs and train none")
+    arguments = parser.parse_args()
+    log = RunLog(arguments.runs)
+    rates = sorted(arguments.rates or LEARNING_RATES[arguments.setting])
+    runs = grid(arguments.setting, arguments.methods, rates, arguments.seeds, log.finished)
+    if not arguments.plot_only:
+        train_missing([run for row in runs.values() for seeds in row.values() for run in seeds], log, arguments.workers)
+    result = {
+        "command": "python " + shlex.join(["-m", "benchmarks.learning_curves.rates", *sys.argv[1:]]),
+        "device": processor(),
+        "setting": arguments.setting,
+        "seeds": arguments.seeds,
+        "methods": summarize(runs, log.finished),
+    }
+    arguments.output.write_text(compact_json(result))
+    for method, outcome in result["methods"].items():
+        for rate, figures in outcome["rates"].items():
+            print(method, rate, figures)
+        print(method, "at its best rate", outcome["best_rate"], outcome.get("best"))
+
+
+if __name__ == "__main__":
+    main()
