@@ -1,6 +1,7 @@
 """Check and measure on a GPU everything about the traces that needs one, in a run of a few minutes.
 
     python -m benchmarks.cost.on_gpu --output benchmarks/cost/traces_h200.json                     # one GPU
+    python -m benchmarks.cost.on_gpu --parts triton --output benchmarks/cost/triton_h200.json      # the Triton kernels
     python -m benchmarks.cost.on_gpu --rehearse                                                    # tiny, on a CPU
 
 - checks: traces and their gradients beside the same in float64 on the CPU; that TF32, bfloat16 autocast and

@@ -102,11 +102,12 @@ def test_second_gradient_by_finite_differences(kernel, normalize):
 @pytest.mark.parametrize("kernel", ["recent", "both"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_non_finite_value_is_left_out_and_gets_no_gradient(kernel, bad):
-    x, gradient, mask, _ = random_case(2, 12)
-    x[0, 4], mask[0, 4] = bad, True
+    x, gradient, mask, eligible = random_case(2, 12)
+    x[0, 4], mask[0, 4], eligible[0, 4] = bad, True, True
     gradient[~mask] = math.nan  # a loss may be NaN at padding
     for normalize in (False, True):
         assert_equals_ours(x, mask, gradient, kernel=kernel, decay=0.9, normalize=normalize)
+        assert_equals_ours(x, mask, gradient, kernel=kernel, decay=0.9, normalize=normalize, eligible=eligible)
 
 
 @pytest.mark.parametrize("kernel", ["recent", "both"])
