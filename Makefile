@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 VLLM := .venv-vllm
 DISTRIBUTED := .venv-distributed
 AUDIT := .venv-audit
+TRITON := .triton
 MODEL := models/SmolLM2-135M-Instruct
 
-.PHONY: train test check docs docs-tables notebooks figures format test-thorough test-slow test-vllm test-distributed test-drift upstream-accept audit train-real
+.PHONY: train test check docs docs-tables notebooks figures format test-thorough test-slow test-vllm test-distributed test-triton test-drift upstream-accept audit train-real
 
 train: $(VENV)/.installed  ## S-trace on the testbed: pass rate before and after, learning curve, saved model
 	$(BIN)/python train.py
@@ -60,6 +61,10 @@ test-vllm: $(VLLM)/.installed $(MODEL)  ## every trainer on a real vLLM engine, 
 test-distributed: $(DISTRIBUTED)/.installed  ## every trainer under DDP, ZeRO-3 and FSDP2, on two processes of a CPU
 	$(DISTRIBUTED)/bin/python -m pytest -m distributed_engines tests/engines/test_distributed_engines.py
 
+test-triton: $(TRITON)/triton  ## the GPU kernels of benchmarks/cost: compiled for a GPU, and interpreted on a CPU
+	PYTHONPATH=$(TRITON) $(BIN)/python -m benchmarks.cost.triton_kernels
+	PYTHONPATH=$(TRITON) TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/benchmarks/test_triton_kernels.py
+
 test-drift: $(VENV)/.installed  ## which exact limits hold under the newest releases of TRL and transformers, and the minor versions before
 	$(BIN)/python scripts/drift.py
 
@@ -95,6 +100,9 @@ $(DISTRIBUTED)/.installed: setup.cfg constraints.txt
 	test -x $(DISTRIBUTED)/bin/python || $(PYTHON) -m venv $(DISTRIBUTED)
 	$(DISTRIBUTED)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev,deepspeed]'
 	touch $@
+
+$(TRITON)/triton: | $(VENV)/.installed
+	$(BIN)/pip install --quiet --no-deps --target $(TRITON) triton==3.9.0
 
 $(AUDIT)/.installed:
 	test -x $(AUDIT)/bin/python || $(PYTHON) -m venv $(AUDIT)

@@ -1,6 +1,7 @@
 """Check and measure on a GPU everything about the traces that needs one, in a run of a few minutes.
 
     python -m benchmarks.cost.on_gpu --output benchmarks/cost/traces_h200.json                     # one GPU
+    python -m benchmarks.cost.on_gpu --parts triton --output benchmarks/cost/triton_h200.json      # the Triton kernels
     python -m benchmarks.cost.on_gpu --rehearse                                                    # tiny, on a CPU
 
 - checks: traces and their gradients beside the same in float64 on the CPU; that TF32, bfloat16 autocast and
@@ -8,6 +9,8 @@
 - kernels: `benchmarks.cost.trace_kernels`, normalized, 16 completions, beside the T x T matrix.
 - limits: GRPO-lambda at lambda 0 beside GRPO, on the testbed's model: weights and logged figures.
 - steps: `benchmarks.cost.update_step`.
+- triton, where Triton is installed: `checks` and `kernels` for the kernels of `triton_kernels.py`. It comes last: a
+  wrong access to the GPU's memory ends the process.
 
 A part that fails is stored as its error, and the others go on.
 """
@@ -26,7 +29,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from benchmarks.common.measuring import QUIET, prepare, processor
 from benchmarks.common.methods import METHODS, Method
-from benchmarks.cost.trace_kernels import measure
+from benchmarks.cost.trace_kernels import TRITON, launches, measure, print_table
 from benchmarks.cost.update_step import compare
 from credit_trl import GRPOLambdaConfig, GRPOLambdaTrainer
 from credit_trl.testbed import BASE_MODEL, answer_reward, make_dataset
@@ -38,9 +41,9 @@ FAILURES = (RuntimeError, AssertionError, ValueError, TypeError)  # CUDA's error
 LAMBDA_ZERO = Method(GRPOLambdaTrainer, GRPOLambdaConfig, dict(trace_lambda=0.0, negative_advantage_floor=None))
 
 
-def traced(x, mask, eligible, gradient, **options) -> tuple[torch.Tensor, torch.Tensor]:
+def traced(trace: Callable, x, mask, eligible, gradient, **options) -> tuple[torch.Tensor, torch.Tensor]:
     x = x.detach().requires_grad_()
-    z = eligibility_trace(x, mask, eligible=eligible, **options)
+    z = trace(x, mask, eligible=eligible, **options)
     return z.detach(), torch.autograd.grad(z, x, gradient)[0]
 
 
@@ -77,50 +80,53 @@ def settings() -> dict[str, Callable]:
     return {setting.__name__: setting for setting in (tf32, autocast, deterministic, without_waiting)}
 
 
-def launches(run: Callable) -> int | None:
-    """Count the kernels that a GPU is given."""
-    if not ON_GPU:
-        return None
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        run()
-        torch.cuda.synchronize()
-    return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profile.events())
-
-
-def check(kernel: str, normalize: bool, B: int, T: int) -> dict:
-    """Compare one kernel with float64 on the CPU and with itself under other settings."""
+def check(kernel: str, normalize: bool, B: int, T: int, trace: Callable = eligibility_trace) -> dict:
+    """Compare one kernel of `trace` with ours in float64 on the CPU, and with itself under other settings."""
     generator = torch.Generator().manual_seed(T)
     x = 0.1 * torch.randn(B, T, generator=generator)
     mask, eligible = (torch.rand(B, T, generator=generator) < share for share in (0.9, 0.5))
     gradient = torch.randn(B, T, generator=generator)
     options = dict(decay=0.99, kernel=kernel, normalize=normalize)
-    expected = traced(x.double(), mask, eligible, gradient.double(), **options)
+    expected = traced(eligibility_trace, x.double(), mask, eligible, gradient.double(), **options)
     arguments = [tensor.to(DEVICE) for tensor in (x, mask, eligible, gradient)]
-    plain = traced(*arguments, **options)
+    plain = traced(trace, *arguments, **options)
     row: dict = {"kernel": kernel, "normalize": normalize, "B": B, "T": T}
     for name, result, truth in zip(("z", "gradient"), plain, expected, strict=True):
         error = (result.cpu().double() - truth).abs().max() / truth.abs().max()
         row[f"{name}_relative_error"] = float(f"{error:.2g}")
     for name, setting in settings().items():
         try:
-            result = setting(lambda: traced(*arguments, **options))
+            result = setting(lambda: traced(trace, *arguments, **options))
             row[name] = all(torch.equal(value, reference) for value, reference in zip(result, plain, strict=True))
         except RuntimeError as error:  # what is not deterministic, or waits
             row[name] = str(error)
-    row["launches"] = launches(lambda: traced(*arguments, **options))
-    return row
+    return row | launches(lambda: traced(trace, *arguments, **options))
 
 
 def checks(lengths: list[int]) -> list[dict]:
     return [check(kernel, normalize, 4, T) for T in lengths for kernel in KERNELS for normalize in (False, True)]
 
 
-def kernels(rows: int, lengths: list[int], turns: int) -> list[dict]:
+def kernels(rows: int, lengths: list[int], turns: int, forms: tuple[str, ...] = ("ours", "matrix")) -> list[dict]:
     figures = []
-    with tqdm(total=len(lengths) * 4 * turns, desc="trace kernels") as progress:
+    with tqdm(total=len(lengths) * 2 * len(forms) * turns, desc="trace kernels") as progress:
         for T in lengths:
-            figures += measure(("ours", "matrix"), rows, T, DEVICE, turns, True, progress)
+            figures += measure(forms, rows, T, DEVICE, turns, True, progress)
+    print_table(figures)
     return figures
+
+
+def triton(check_lengths: list[int], rows: int, lengths: list[int], turns: int) -> dict[str, list[dict]]:
+    from benchmarks.cost.triton_kernels import fused_trace  # only PyTorch's builds for a GPU bring Triton
+
+    checked = [
+        check(kernel, normalize, 4, T, fused_trace)
+        for T in check_lengths
+        for kernel in ("recent", "both")
+        for normalize in (False, True)
+    ]
+    print("triton", json.dumps(checked), flush=True)
+    return {"checks": checked, "kernels": kernels(rows, lengths, turns, ("ours", "triton", "matrix"))}
 
 
 def trained(method: Method, steps: int, **options) -> tuple[dict[str, torch.Tensor], list[dict]]:
@@ -179,7 +185,8 @@ def limits(steps: int) -> list[dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", default=["checks", "kernels", "limits", "steps"], metavar="PART")
+    parts_here = ["checks", "kernels", "limits", "steps", *(["triton"] if TRITON else [])]
+    parser.add_argument("--parts", nargs="+", default=parts_here, metavar="PART")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--rehearse", action="store_true", help="tiny sizes, for a CPU")
     parser.add_argument("--output", type=Path, help="JSON file to write; prints only without it")
@@ -194,6 +201,12 @@ def main() -> None:
         "limits": lambda: limits(2 if tiny else 4),
         "steps": lambda: (
             compare("tiny", 8, 32, 3, turns, False) if tiny else compare("smollm2-135m", 64, 128, 12, turns, False)
+        ),
+        "triton": lambda: triton(
+            [40] if tiny else [128, 2048, 16384, 32768],
+            2 if tiny else 16,
+            [32, 64] if tiny else [256, 512, 1024, 2048, 4096, 8192, 16384],
+            turns,
         ),
     }
     result = {

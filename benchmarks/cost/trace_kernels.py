@@ -1,27 +1,32 @@
-"""Measure time and peak memory of the trace kernels beside the two obvious ways of writing them.
+"""Measure time and peak memory of the trace kernels beside other ways of writing them.
 
     python -m benchmarks.cost.trace_kernels --output benchmarks/cost/trace_kernels_cpu.json
-    python -m benchmarks.cost.trace_kernels --normalize --forms ours matrix --rows 16 \
-        --lengths 128 512 1024 2048 4096 8192 16384 --output benchmarks/cost/trace_kernels_h100.json     # one GPU
+    python -m benchmarks.cost.trace_kernels --normalize --forms ours triton matrix --rows 16 \
+        --lengths 256 512 1024 2048 4096 8192 16384 --output benchmarks/cost/trace_kernels_triton_h200.json  # one GPU
 
 - ours:   `credit_trl.traces.eligibility_trace`;
+- triton: the same in one GPU kernel each way (`triton_kernels.py`), on a GPU where Triton is installed;
 - matrix: the (B, T, T) weights of the definition, times the log ratios;
 - loop:   one Python step a token.
 
 The forms take turns within one process, so that a change of the machine's speed meets them all; medians are reported,
 and ratios are medians of the ratios within a turn. On a CPU one thread does all, and its own seconds are given, which
-other processes disturb least. On a GPU a turn is 20 passes, of which only the last is waited for. Peak memory is what a
-first forward and backward pass adds to what is resident (on a GPU: allocated). A form that does not fit into a GPU's
-memory has no figures.
+other processes disturb least. On a GPU a turn is 20 passes, of which only the last is waited for. Forward and backward
+passes are timed together, and each alone. Peak memory is what a first forward and backward pass adds to what is
+resident (on a GPU: allocated). The error is the largest of a trace or gradient beside the loop's in float64 on the CPU,
+divided by the largest of these. On a GPU, launches are the GPU kernels of both passes, and GPU time is the sum of their
+durations. A form that does not fit into a GPU's memory has no figures.
 """
 
 import argparse
 import ctypes
+import importlib.util
 import json
 import re
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -32,7 +37,12 @@ from benchmarks.common.measuring import processor
 from credit_trl.traces.kernels import eligibility_trace
 
 DECAY = 0.99
-FORMS = ("ours", "matrix", "loop")
+TRITON = torch.cuda.is_available() and importlib.util.find_spec("triton") is not None
+FORMS = ("ours", "triton", "matrix", "loop")
+FIGURES = (
+    "median_ms", "min_ms", "max_ms", "forward_ms", "backward_ms", "times_ours", "peak_mib", "relative_error",
+    "launches", "gpu_ms",
+)  # fmt: skip
 KERNELS = ("recent", "both")
 
 
@@ -68,23 +78,40 @@ def our_trace(x: torch.Tensor, mask: torch.Tensor, kernel: str, normalize: bool)
     return eligibility_trace(x, mask, decay=DECAY, kernel=kernel, normalize=normalize)
 
 
-TRACES: dict[str, Callable] = {"ours": our_trace, "matrix": matrix_trace, "loop": loop_trace}
+def triton_trace(x: torch.Tensor, mask: torch.Tensor, kernel: str, normalize: bool) -> torch.Tensor:
+    from benchmarks.cost.triton_kernels import fused_trace  # only PyTorch's builds for a GPU bring Triton
+
+    return fused_trace(x, mask, decay=DECAY, kernel=kernel, normalize=normalize)
 
 
-def case(form: str, kernel: str, B: int, T: int, device: str, normalize: bool) -> Callable[[], torch.Tensor]:
-    """Return one forward and backward pass over B rows of T tokens, the last tenth of every row being padding."""
+TRACES: dict[str, Callable] = {"ours": our_trace, "triton": triton_trace, "matrix": matrix_trace, "loop": loop_trace}
+
+
+def case(
+    form: str, kernel: str, B: int, T: int, device: str, normalize: bool, dtype: torch.dtype = torch.float32
+) -> tuple[Callable[[], torch.Tensor], Callable[[torch.Tensor], torch.Tensor], Callable[[], torch.Tensor]]:
+    """Return three passes over B rows of T tokens, of which the last tenth is padding.
+
+    They are the forward pass, which returns a trace, the backward pass, from a trace to the gradient, and both.
+    """
     generator = torch.Generator().manual_seed(0)
-    x = (0.05 * torch.randn(B, T, generator=generator)).to(device).requires_grad_()
-    mask = torch.ones(B, T, device=device)
+    x = (0.05 * torch.randn(B, T, generator=generator)).to(device, dtype).requires_grad_()
+    mask = torch.ones(B, T, device=device, dtype=dtype)
     mask[:, T - T // 10 :] = 0
-    gradient = torch.rand(B, T, generator=generator).to(device)
+    gradient = torch.rand(B, T, generator=generator).to(device, dtype)
 
-    def step() -> torch.Tensor:
+    def forward() -> torch.Tensor:
+        return TRACES[form](x, mask, kernel, normalize)
+
+    def backward(z: torch.Tensor) -> torch.Tensor:
+        return torch.autograd.grad(z, x, gradient, retain_graph=True)[0]
+
+    def both_ways() -> torch.Tensor:
         x.grad = None
-        TRACES[form](x, mask, kernel, normalize).backward(gradient)
+        forward().backward(gradient)
         return x.grad
 
-    return step
+    return forward, backward, both_ways
 
 
 def seconds(step: Callable[[], torch.Tensor], device: str, repeats: int) -> float:
@@ -120,43 +147,69 @@ def resident_mebibytes(name: str) -> float:
     return int(re.search(rf"{name}:\s+(\d+) kB", status)[1]) / 2**10
 
 
+def launches(run: Callable) -> dict:
+    """Count the kernels that a GPU is given, and add up their milliseconds. There is nothing to count on a CPU."""
+    if not torch.cuda.is_available():
+        return {}
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        run()
+        torch.cuda.synchronize()
+    kernels = [event for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    milliseconds = sum(event.time_range.elapsed_us() for event in kernels) / 1e3
+    return {"launches": len(kernels), "gpu_ms": round(milliseconds, 4)}
+
+
+def relative_error(result: torch.Tensor, exact: torch.Tensor) -> float:
+    return float(f"{(result.detach().cpu() - exact.detach()).abs().max() / exact.detach().abs().max():.2g}")
+
+
 def measure(
     forms: Sequence[str], B: int, T: int, device: str, turns: int, normalize: bool, progress: tqdm
 ) -> list[dict]:
     rows = []
     for kernel in KERNELS:
-        steps, peaks, gradients = {}, {}, {}
+        passes, figures = {}, {form: dict.fromkeys(FIGURES) for form in forms}
+        forward, _, both_ways = case("loop", kernel, B, T, "cpu", normalize, torch.float64)
+        exact = forward().detach(), both_ways()
         for form in forms:
-            step = case(form, kernel, B, T, device, normalize)
+            forward, backward, both_ways = case(form, kernel, B, T, device, normalize)
             try:
-                peaks[form], gradients[form] = peak_mebibytes(step, device), step()
+                peak = peak_mebibytes(both_ways, device)
+                errors = [relative_error(run(), truth) for run, truth in zip((forward, both_ways), exact, strict=True)]
             except torch.cuda.OutOfMemoryError:
                 torch.cuda.empty_cache()
                 continue
-            steps[form] = step
-            torch.testing.assert_close(gradients[form], gradients["ours"], rtol=1e-3, atol=1e-3)
-        times: dict[str, list[float]] = {form: [] for form in steps}
+            assert all(error < 1e-3 for error in errors), (
+                f"{form} of {kernel} differs from the loop at T = {T}: {errors}"
+            )
+            passes[form] = forward, backward, both_ways
+            figures[form] |= {"peak_mib": round(peak, 1), "relative_error": max(errors)} | launches(both_ways)
+        times: dict[str, list[tuple[float, ...]]] = {form: [] for form in passes}
         for _ in range(turns):
-            for form, step in steps.items():
+            for form, (forward, backward, both_ways) in passes.items():
                 # On a CPU a single pass of ours would time the clock, and the others take long.
-                repeats = 20 if form == "ours" or (device == "cuda" and form == "matrix") else 1
-                times[form].append(seconds(step, device, repeats))
+                repeats = 20 if form == "ours" or (device == "cuda" and form != "loop") else 1
+                both, alone = (seconds(run, device, repeats) for run in (both_ways, forward))
+                times[form].append((both, alone, seconds(partial(backward, forward()), device, repeats)))
                 progress.update()
-        for form in forms:
-            row: dict = {"kernel": kernel, "form": form, "B": B, "T": T}
-            if form in steps:
-                ratios = [duration / baseline for duration, baseline in zip(times[form], times["ours"], strict=True)]
-                row |= {
-                    "median_ms": round(1e3 * median(times[form]), 3),
-                    "min_ms": round(1e3 * min(times[form]), 3),
-                    "max_ms": round(1e3 * max(times[form]), 3),
-                    "times_ours": round(median(ratios), 2),
-                    "peak_mib": round(peaks[form], 1),
-                }
-            else:
-                row |= dict.fromkeys(("median_ms", "min_ms", "max_ms", "times_ours", "peak_mib"))
-            rows.append(row)
+        for form in passes:
+            columns = list(zip(*times[form], strict=True))
+            ratios = [duration / baseline for duration, (baseline, *_) in zip(columns[0], times["ours"], strict=True)]
+            medians = zip(("median_ms", "forward_ms", "backward_ms"), columns, strict=True)
+            figures[form] |= {name: round(1e3 * median(column), 3) for name, column in medians} | {
+                "min_ms": round(1e3 * min(columns[0]), 3),
+                "max_ms": round(1e3 * max(columns[0]), 3),
+                "times_ours": round(median(ratios), 2),
+            }
+        rows += [{"kernel": kernel, "form": form, "B": B, "T": T} | figures[form] for form in forms]
     return rows
+
+
+def print_table(rows: Sequence[dict]) -> None:
+    columns = ("kernel", "form", "T", *FIGURES)
+    print("|", " | ".join(columns), "|\n" + "|---" * len(columns) + "|")
+    for row in rows:
+        print("|", " | ".join(str(row[column]) for column in columns), "|")
 
 
 def main() -> None:
@@ -165,7 +218,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4, help="B, the number of completions")
     parser.add_argument("--normalize", action="store_true", help="divide by the sums of the weights")
     parser.add_argument(
-        "--forms", nargs="+", choices=FORMS, default=FORMS, metavar="FORM", help="beside ours; default: all of them"
+        "--forms",
+        nargs="+",
+        choices=FORMS,
+        default=[form for form in FORMS if TRITON or form != "triton"],
+        metavar="FORM",
+        help="beside ours; default: all that run here",
     )
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 4096, 16384], help="T, in tokens")
     parser.add_argument("--turns", type=int, default=7)
@@ -191,9 +249,7 @@ def main() -> None:
         "growth": {"from_T": shortest, "to_T": longest, "time_ratio": growth},
         "rows": rows,
     }
-    print("| kernel | form | T | median ms | times ours | peak MiB |\n|---|---|---|---|---|---|")
-    for row in rows:
-        print("| {kernel} | {form} | {T} | {median_ms} | {times_ours} | {peak_mib} |".format(**row))
+    print_table(rows)
     print(f"time at T = {longest} over T = {shortest}: {growth}")
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
