@@ -112,8 +112,11 @@ METHODS = {
     # and a loss on the same high-entropy tokens as S-trace's, by TRL's own option.
     "grpo in fours": _of("grpo", num_generations=4, loss_type="grpo"),
     "grpo top entropy": _of("grpo", top_entropy_quantile=0.2),
-    # What could explain S-trace's and GMPO's results with several steps on a batch: their ratios are seldom clipped.
+    # What could explain S-trace's and GMPO's results with several steps on a batch: their ratios are seldom clipped, or
+    # stay near 1, also where GRPO does not clip: above 1 under a negative advantage. `delta` bounds these in GRPO.
     "grpo unclipped": _of("grpo", epsilon=10.0),
+    "grpo epsilon 0.1": _of("grpo", epsilon=0.1),
+    "grpo two-sided": _of("grpo", delta=1.5),
     # GRPO-lambda's floor under negative advantages without its trace, and below its trace without the floor
     "grpo floored": _of("grpo_lambda", trace_lambda=0.0),
     "grpo_lambda recent unfloored": _of("grpo_lambda", negative_advantage_floor=None),

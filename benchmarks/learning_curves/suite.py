@@ -73,6 +73,14 @@ LEARNING_RATES["wide_reuse"] = (2e-5, 4e-5, 7e-5, 1.2e-4, 5e-5)
 # Variants of the traces by where their credit goes. On policy, "own gradient" is GRPO on the eligible tokens alone.
 # So it runs under `long_reuse` only.
 CREDIT = tuple(f"{name} {credit}" for credit in ("own gradient", "unnormalized") for name in ("p_trace", "s_trace"))
+# Experiments that could refute an explanation of a result, and variants of the traces. They have tables of their own,
+# and no panel in a figure.
+VARIANTS = (
+    *CREDIT,
+    *("p_trace 0.5", "s_trace 0.5", "cumulative"),
+    *("grpo unclipped", "grpo epsilon 0.1", "grpo two-sided", "grpo top entropy"),
+    *("srpo 1x4 first step", "grpo in fours"),
+)
 # The value of its own knob that a method tries beside its default, at the learning rate that did best.
 KNOBS: dict[str, tuple[str, Any]] = {
     **dict.fromkeys(("p_trace", "s_trace", *CREDIT), ("trace_lambda", 0.9)),
@@ -104,9 +112,10 @@ SUITE = (
     ("long_reuse", ("grpo_lambda both", "p_trace", "srpo 1x4 s_trace")),
     ("rare", ("grpo floored", "grpo_lambda recent unfloored")),
     ("long", ("srpo 2x4 oracle", "srpo 1x8 oracle", "grpo in fours")),
-    ("long_reuse", ("grpo top entropy", "grpo unclipped")),
+    ("long_reuse", ("grpo top entropy", "grpo unclipped", "grpo epsilon 0.1", "grpo two-sided")),
     ("long", ("srpo 1x4 first step",)),
-    ("long_reuse", (*CREDIT, "p_trace 0.5", "s_trace 0.5", "cumulative")),
+    ("long_reuse", ("s_trace own gradient", "p_trace own gradient", "cumulative", "s_trace unnormalized")),
+    ("long_reuse", ("p_trace unnormalized", "s_trace 0.5", "p_trace 0.5")),
     ("long", ("p_trace unnormalized", "s_trace unnormalized", "p_trace 0.5", "s_trace 0.5")),
     ("wide", ("grpo", "s_trace 0.9", "srpo 1x4 oracle", "s_trace 0.99", "srpo 1x4", "grpo_lambda recent")),
     ("wide_reuse", ("grpo", "s_trace 0.9", "gmpo")),
@@ -327,12 +336,16 @@ def tuning_table(block: Block, finished: dict[str, dict]) -> list[dict[str, Any]
 
 
 def report(summary: dict[str, Any], output: Path, axis: str = "completions") -> None:
-    """Write the summary as JSON and as a Markdown table, and draw a figure over `axis` for each setting."""
+    """Write the summary as JSON and as a Markdown table, and draw a figure over `axis` for each setting.
+
+    A figure leaves out `VARIANTS`.
+    """
     output.mkdir(parents=True, exist_ok=True)
     (output / "learning_curves.json").write_text(compact_json(summary))
     (output / "learning_curves.md").write_text(markdown(summary))
     for name, setting in summary["settings"].items():
-        draw_setting(name, setting, figure_path(output, name, axis), axis)
+        drawn = {method: outcome for method, outcome in setting["methods"].items() if method not in VARIANTS}
+        draw_setting(name, setting | {"methods": drawn}, figure_path(output, name, axis), axis)
 
 
 def main() -> None:

@@ -15,6 +15,8 @@ TITLES = {
     "grpo in fours": "GRPO, groups of 4, loss `grpo`",
     "grpo top entropy": "GRPO, top 20% by entropy",
     "grpo unclipped": "GRPO without clipping",
+    "grpo epsilon 0.1": "GRPO, `epsilon=0.1`",
+    "grpo two-sided": "GRPO, `delta=1.5`",
     "grpo floored": "GRPO with GRPO-lambda's floor",
     "grpo_lambda recent": "GRPO-lambda, `recent`",
     "grpo_lambda recent unfloored": "GRPO-lambda, `recent`, no floor",

@@ -1,5 +1,6 @@
 """Make the tables of `docs/evidence/results.md` and `reliability.md`, and those of the README's results."""
 
+from benchmarks.learning_curves.suite import VARIANTS
 from benchmarks.soak.run import WARMUP_BLOCKS
 from benchmarks.theory import chain_signal
 
@@ -12,21 +13,28 @@ FRESH = "learning_curves/fresh_seeds/{}/learning_curves.json"
 def learning_curve(setting: str) -> str:
     """Return where every method ends in a setting of the learning curves, the best first, beside GRPO."""
     methods = stored(CURVES)["settings"][setting]["methods"]
-    return (
-        _beside_grpo(methods)
-        + "\n\n"
-        + table(
-            ("method", "final pass rate", "minus GRPO", "final pass@16"),
-            [
-                (
-                    title(name),
-                    interval(outcome["pass_at_1"]),
-                    interval(outcome["pass_at_1_minus_grpo"], "+"),
-                    f"{outcome['pass_at_16'][0]:.3f}",
-                )
-                for name, outcome in _best_first(methods)
-            ],
-        )
+    compared = {name: outcome for name, outcome in methods.items() if name not in VARIANTS}
+    return _beside_grpo(methods) + "\n\n" + _ends(compared)
+
+
+def variants(setting: str) -> str:
+    """Return where the experiments on explanations, and the variants of the traces, end in a setting."""
+    methods = stored(CURVES)["settings"][setting]["methods"]
+    return _ends({name: outcome for name, outcome in methods.items() if name in VARIANTS})
+
+
+def _ends(methods: dict) -> str:
+    return table(
+        ("method", "final pass rate", "minus GRPO", "final pass@16"),
+        [
+            (
+                title(name),
+                interval(outcome["pass_at_1"]),
+                interval(outcome["pass_at_1_minus_grpo"], "+"),
+                f"{outcome['pass_at_16'][0]:.3f}",
+            )
+            for name, outcome in _best_first(methods)
+        ],
     )
 
 
