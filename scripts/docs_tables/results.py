@@ -75,19 +75,15 @@ def fresh_seeds(setting: str) -> str:
 
 
 def rates(setting: str) -> str:
-    """Return the final pass rates of methods at each learning rate, and what they gain over GRPO at the same one."""
-    methods = stored(f"learning_curves/rates_{setting}.json")["methods"]
-    others = [name for name in methods if name != "grpo"]
-    header = ("learning rate", "GRPO", *(cell for name in others for cell in (title(name), "minus GRPO")))
-
-    def cells(rate: str) -> list[str]:
-        values = [interval(methods["grpo"]["rates"][rate]["pass_at_1"])]
-        for name in others:
-            outcome = methods[name]["rates"][rate]
-            values += [f"{outcome['pass_at_1'][0]:.3f}", interval(outcome["minus_grpo"], "+")]
-        return values
-
-    return table(header, [(rate, *cells(rate)) for rate in methods["grpo"]["rates"]])
+    """Return GRPO's final pass rate at each learning rate, and below it what methods gain over GRPO at the same one."""
+    files = [stored(f"learning_curves/rates_{setting}{part}.json")["methods"] for part in ("", "_variants")]
+    grpo, *_ = (methods.pop("grpo")["rates"] for methods in files)
+    compared = {name: outcome["rates"] for methods in files for name, outcome in methods.items()}
+    rows = [["GRPO", *(interval(outcome["pass_at_1"]) for outcome in grpo.values())]]
+    for name, outcomes in compared.items():
+        gains = (interval(outcomes[rate]["minus_grpo"], "+") if rate in outcomes else "not run" for rate in grpo)
+        rows.append([f"{title(name)}, minus GRPO", *gains])
+    return table(("learning rate", *(f"{float(rate):g}" for rate in grpo)), rows)
 
 
 def _best_first(methods: dict) -> list[tuple[str, dict]]:
