@@ -99,7 +99,8 @@ class TraceConfig(CreditConfig):
             "trace, by their weights. 'own': that of the token itself, with weight 1, if it is eligible and within its "
             "own trust region; the other tokens count in the ratio's value alone. With all tokens eligible and "
             "trust_region='trace', 'own' gives GSPO-token (arXiv 2507.18071) under a normalized 'uniform' kernel, and "
-            "CTPO's cumulative ratio (arXiv 2605.07331), but not its bounds, under 'recent' at lambda 1, not normalized."
+            "the cumulative ratio of CTPO (arXiv 2605.07331), without its bounds, under a 'recent' kernel at lambda 1, "
+            "not normalized."
         },
     )
     negative_advantage_floor: float | None = field(
