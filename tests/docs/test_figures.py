@@ -256,7 +256,8 @@ def position() -> dict[str, list[str]]:
         "docs/evidence/results.md": [
             f"With lambda 0.99 and 40 tokens, the first tenth of the tokens gets {tenth(computed[40]['S-trace 0.99'])} "
             f"of S-trace's credit, and with 2,000 tokens {tenth(computed[2000]['S-trace 0.99'])}.",
-            f"(about {many['mean_length']:.0f} tokens) we measured {tenth(many)}.",
+            f"(about {many['mean_length']:.0f} tokens) we measured {tenth(many)}, but in those of 4 to 6 steps "
+            f"{tenth(few)},",
         ],
     }
 
