@@ -124,7 +124,7 @@ METHODS = {
     "gmpo": _of("s_trace", trace_kernel="uniform", trace_entropy_fraction=1.0, loss_type="grpo", **_GMPO_BOUNDS),
     "p_trace": _of("p_trace"),
     "s_trace": _of("s_trace"),
-    **{f"s_trace {decay}": _of("s_trace", trace_lambda=decay) for decay in (0.9, 0.99)},  # apart, not tuned
+    **{f"s_trace {decay}": _of("s_trace", trace_lambda=decay) for decay in (0.9, 0.99)},  # lambda as given, not tuned
     **{
         f"{name} {credit}": _of(name, **options)
         for name in ("p_trace", "s_trace")

@@ -110,7 +110,8 @@ def expected_credit(length: int, decay: float, probability: float) -> np.ndarray
         probability: p, that a token is eligible; above 0, below 1.
     """
     rate = -np.log(decay)
-    # Half of this distance holds an eligible token, and decays by a factor, both up to 1e-12: no share is left behind.
+    # Weights decay to 1e-12 over half of this distance, and no token in it is eligible with a probability of 1e-12 at
+    # most: shares beyond it are nothing.
     reach = min(length, int(2 * 28 / min(rate, -np.log1p(-probability))) + 1)
     distance, step = np.arange(reach), 0.25
     log_u = np.arange(-45, rate * reach + 5, step)

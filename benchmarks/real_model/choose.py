@@ -69,7 +69,7 @@ def main() -> None:
     arguments = parser.parse_args()
     datasets.disable_progress_bars()
     if arguments.engine == "vllm":
-        options = {"dtype": "bfloat16", "max_model_len": 1024, **engine_options(0.2)}
+        options = {"dtype": "bfloat16", "max_model_len": 1024, **engine_options()}
         engine: Engine = VLLMEngine(arguments.model, **options)
     else:
         engine = TransformersEngine.load(arguments.model)

@@ -62,15 +62,17 @@ def train_command(arguments: argparse.Namespace, task: list[str], spec: str, see
     return [sys.executable, *script, *pairs, *engine, *task, *arguments.train_options, *own]
 
 
-def start(commands: dict[str, list[str]], folder: Path) -> dict[str, subprocess.Popen]:
-    """Start every command with a free port for its process group. Its output goes to `<folder>/<name>/train.log`."""
+def start(commands: dict[str, list[str]], folder: Path, processes: dict[str, subprocess.Popen]) -> None:
+    """Start every command with a free port for its process group, and put its process into `processes`.
+
+    Its output goes to `<folder>/<name>/train.log`.
+    """
     probes = [socket.socket() for _ in commands]
     for probe in probes:  # all are open at once, so that no port is given twice
         probe.bind(("127.0.0.1", 0))
     ports = [probe.getsockname()[1] for probe in probes]
     for probe in probes:
         probe.close()
-    processes = {}
     for (name, command), port in zip(commands.items(), ports, strict=True):
         (folder / name).mkdir(parents=True, exist_ok=True)
         variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
@@ -82,13 +84,12 @@ def start(commands: dict[str, list[str]], folder: Path) -> dict[str, subprocess.
                 env=os.environ | variables | {"PYTHONUNBUFFERED": "1"},
                 start_new_session=True,  # Ctrl-C reaches this process alone, which then stops them
             )
-    return processes
 
 
 def watch(processes: dict[str, subprocess.Popen], train_until: float, end: float, look: Callable[[], None]) -> None:
-    """Wait for the runs, tell them to stop at `train_until` or on Ctrl-C, and kill at `end` what has not ended.
+    """Wait for the runs until `end`, and tell them to stop at `train_until` or on Ctrl-C.
 
-    Both are times of `time.monotonic`. `look` is called every few seconds, and once before the kill.
+    Both are times of `time.monotonic`. `look` is called every few seconds, and once at the end.
     """
 
     def running() -> list[subprocess.Popen]:
@@ -102,18 +103,13 @@ def watch(processes: dict[str, subprocess.Popen], train_until: float, end: float
                 time.sleep(0.1)
 
     try:
-        try:
-            wait(train_until)
-        except KeyboardInterrupt:
-            print("interrupted: the runs are told to stop", flush=True)
-        for process in running():
-            process.terminate()
-        wait(end)
-        look()
-    finally:
-        for process in running():
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        wait(train_until)
+    except KeyboardInterrupt:
+        print("interrupted: the runs are told to stop", flush=True)
+    for process in running():
+        process.terminate()
+    wait(end)
+    look()
 
 
 def compare(
@@ -125,7 +121,7 @@ def compare(
     `seconds`: from now until the runs are told to stop, and until those that have not ended are killed.
     """
     begun = time.monotonic()
-    processes = start(commands, folder)
+    processes: dict[str, subprocess.Popen] = {}
     found: dict[str, Any] = {}
     told: set[str] = set()
 
@@ -145,7 +141,14 @@ def compare(
         found.update(facts, seconds=passed, **collect(logs, died, eval_size))
         write(output, found)
 
-    watch(processes, begun + seconds[0], begun + seconds[1], look)
+    try:
+        start(commands, folder, processes)
+        watch(processes, begun + seconds[0], begun + seconds[1], look)
+    finally:
+        for process in processes.values():
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
     return found
 
 
@@ -204,10 +207,15 @@ def main() -> None:
     arguments, arguments.train_options = parser.parse_known_args()
     names = [spec.split()[0] for spec in arguments.methods]
     if len(set(names)) < len(names):
-        parser.error("methods has one twice: its runs would have the same name")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the runs stop, and their results are kept
+        parser.error("--methods has a method twice, whose runs would have the same names: compare them one by one")
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: the runs do not go on alone
+        if signal.getsignal(number) is not signal.SIG_IGN:  # which nohup sets
+            signal.signal(number, signal.default_int_handler)
 
     task = chosen_task(arguments)
+    left = 60 * arguments.minutes - (time.monotonic() - begun)
+    if left <= arguments.ending_seconds:
+        raise SystemExit(f"{left:.0f} s are left, too few for --ending_seconds: raise --minutes, or name a --task")
     commands = {
         f"real-{spec.split()[0]}-{seed}": train_command(arguments, task, spec, seed)
         for seed in arguments.seeds
@@ -222,7 +230,6 @@ def main() -> None:
     }
     if task and arguments.task is None:
         facts["tasks"] = json.loads((arguments.folder / "tasks.json").read_text())["tasks"]
-    left = 60 * arguments.minutes - (time.monotonic() - begun)
     seconds = (left - arguments.ending_seconds, left)
     found = compare(commands, arguments.folder, arguments.output, seconds, arguments.eval_size, facts)
     if not found["results"]:

@@ -17,7 +17,7 @@ ON_GPU: dict[str, Any] = {"compilation_config": {"mode": 0, "cudagraph_mode": "F
 ON_CPU: dict[str, Any] = {"dtype": "float32", "block_size": 32}
 
 
-def engine_options(gpu_share: float) -> dict[str, Any]:
+def engine_options(gpu_share: float = 0.2) -> dict[str, Any]:
     """Return options of `vllm.LLM` for keys and values that take `gpu_share` of the GPU's memory, in (0, 1].
 
     vLLM would find the size by measuring the GPU, and take what other processes allocate meanwhile for its own.
@@ -31,15 +31,13 @@ def engine_options(gpu_share: float) -> dict[str, Any]:
 
 
 def main() -> None:
-    share = float(sys.argv[sys.argv.index("--vllm_gpu_memory_utilization") + 1])
-    options = engine_options(share)
     if torch.cuda.is_available():
         from trl.generation import vllm_generation  # here, since it imports vLLM
 
         engine = vllm_generation.LLM
-        vllm_generation.LLM = lambda **of_trl: engine(**of_trl | options)
+        vllm_generation.LLM = lambda **of_trl: engine(**of_trl | engine_options(of_trl["gpu_memory_utilization"]))
     else:
-        use_plain_engine(**options)
+        use_plain_engine(**engine_options())
     sys.argv[0] = "train.py"
     runpy.run_path("train.py", run_name="__main__")
 

@@ -44,7 +44,10 @@ def refuse_arguments(given: Mapping[str, Any]) -> None:
 def refuse_unread(args: SRPOConfig, localizer: str | Localizer, step_delimiter: Delimiter | None) -> None:
     """Raise `ValueError` for a field that would not be read.
 
-    `localizer` and `step_delimiter`: what the trainer was given or, of the localizer, what `args` has.
+    Args:
+        args: the configuration.
+        localizer: the trainer's function, or the name in `args` where it was given none.
+        step_delimiter: the trainer's function, or None.
     """
     for name, argument, replaced in (
         ("localizer_model", "localizer", callable(localizer)),
@@ -90,9 +93,10 @@ def column_names(trainer: GRPOTrainer) -> set[str]:
 
 def _unread(args: SRPOConfig, localizer: str | Localizer, base_size: int) -> Iterator[tuple[list[str], str]]:
     """Yield fields that are not read, which a recipe may set for all localizers, and why they are not."""
-    if localizer != "self":
-        own = " Those of the judge are in localizer_kwargs." if localizer == "chat" else ""
-        yield _QUESTION[localizer == "chat" :], f"localizer='self' alone asks the policy a question.{own}"
+    if localizer == "chat":
+        yield _QUESTION[1:], "they are for the policy's answers. Those of the judge are in localizer_kwargs."
+    elif localizer != "self":
+        yield _QUESTION, "localizer='self' alone asks the policy a question."
     if callable(localizer):
         yield ["localizer"], "SRPOTrainer(localizer=...) takes its place."
     if localizer == "random":

@@ -97,9 +97,10 @@ class TraceConfig(CreditConfig):
         metadata={
             "help": "Whose log-probabilities the gradient of a traced ratio reaches. 'all': those of all tokens in the "
             "trace, by their weights. 'own': that of the token itself, with weight 1, if it is eligible and within its "
-            "own trust region; the other tokens count in the ratio's value alone. 'own' gives CTPO's cumulative ratio "
-            "(arXiv 2605.07331) with the 'recent' kernel at lambda 1, not normalized, and GSPO-token's (arXiv "
-            "2507.18071) with a normalized 'uniform' kernel."
+            "own trust region; the other tokens count in the ratio's value alone. With all tokens eligible and "
+            "trust_region='trace', 'own' gives GSPO-token (arXiv 2507.18071) under a normalized 'uniform' kernel, and "
+            "the cumulative ratio of CTPO (arXiv 2605.07331), without its bounds, under a 'recent' kernel at lambda 1, "
+            "not normalized."
         },
     )
     negative_advantage_floor: float | None = field(
@@ -193,6 +194,11 @@ class TraceConfig(CreditConfig):
             yield (
                 "trace_gradient='own' stops the gradient of a traced ratio, and trace_target='advantage' traces none.",
                 on_advantage,
+            )
+        if self.loss_type == "cispo" and self.trace_gradient == "own":
+            yield (
+                "trace_gradient='own' changes nothing under loss_type='cispo', which gives no ratio a gradient.",
+                dict(trace_gradient="all"),
             )
         high = self.epsilon if self.epsilon_high is None else self.epsilon_high
         if self.factor_bound == "weight" and not high > 0:

@@ -58,7 +58,7 @@ def traced_log_ratio(
         gradient: "all" lets the gradient of a traced log ratio reach the tokens in its trace by their weights; "own"
             gives it to the token's own bounded log ratio alone, with weight 1, and to nothing where the token is not
             eligible. The value is the same.
-        cap: upper limit of the traced log ratio, from which on it has no gradient.
+        cap: upper limit of the traced log ratio, above which it has no gradient.
 
     Returns:
         The traced log ratio z, (B, T) float32 (float64 for such inputs), zero outside the mask. And boolean (B, T)

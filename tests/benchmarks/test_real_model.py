@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from trl.generation import vllm_generation
 
-from benchmarks.real_model import choose, compare
+from benchmarks.real_model import choose, compare, run
 from benchmarks.real_model.summary import rate_interval, read_log, read_runs, summarize, table
 from credit_trl.cli.arguments import parse
 from credit_trl.data.loading import load_data
@@ -106,6 +108,48 @@ def test_the_rest_is_reported_when_a_run_dies_and_another_does_not_stop(tmp_path
     assert "| s_trace | 1 | 2 | 0.250 (0.250 to 0.250) | 0.750 (0.750 to 0.750) | 0.250 | none |" in table(
         [stopped, hung]
     )
+
+
+def test_no_run_is_left_behind_by_an_error(tmp_path, monkeypatch):
+    """A run cannot be started, or the results cannot be written: the runs that go on would never end."""
+    started = []
+
+    class Popen(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            started.append(self)
+
+    monkeypatch.setattr(compare.subprocess, "Popen", Popen)
+    hangs, missing = [sys.executable, "-c", HANGS], [str(tmp_path / "missing")]
+    (tmp_path / "file").touch()
+    for commands, folder in (({"a": hangs, "b": missing}, "results"), ({"a": hangs}, "file")):
+        with pytest.raises((FileNotFoundError, FileExistsError)):
+            compare.compare(commands, tmp_path / "runs", tmp_path / folder / "c.json", (30, 60), 8, {})
+    assert [process.returncode for process in started] == [-signal.SIGKILL] * 2
+
+
+def test_too_little_time_is_refused_before_a_run_starts(tmp_path, monkeypatch):
+    options = ["--model", "m", "--task", "aiw", "--minutes", "1", "--output", str(tmp_path / "compared.json")]
+    monkeypatch.setattr(sys, "argv", ["compare", *options])
+    monkeypatch.setattr(compare.signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit, match="60 s are left, too few for --ending_seconds: raise --minutes"):
+        compare.main()
+
+
+def test_the_engine_takes_the_share_of_memory_that_the_trainer_gives_it(monkeypatch):
+    """Also where `--vllm_gpu_memory_utilization` stands twice: the last one counts, as for every option."""
+    monkeypatch.setattr(vllm_generation, "LLM", dict, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0, 1000))
+    made = []
+
+    def train(path, run_name):
+        made.append(vllm_generation.LLM(model="m", gpu_memory_utilization=0.25))
+
+    monkeypatch.setattr(run.runpy, "run_path", train)
+    monkeypatch.setattr(sys, "argv", ["run"])
+    run.main()
+    assert made == [dict(model="m", gpu_memory_utilization=0.25, kv_cache_memory_bytes=250) | run.ON_GPU]
 
 
 def test_each_run_is_a_command_of_train_py():

@@ -225,6 +225,15 @@ def position() -> dict[str, list[str]]:
     def tenth(of: dict) -> str:
         return f"{of['first_tenth']:.0%}"
 
+    by_chance = {
+        length: [
+            100 * abs(of["first_tenth"] - of["first_tenth_at_random"])
+            for name, of in methods.items()
+            if name.startswith("S-trace")
+        ]
+        for length, methods in computed.items()
+    }
+    changed = math.ceil(max(difference for length in by_chance if length >= 100 for difference in by_chance[length]))
     short, long, lower = pair(40, "0.99"), pair(2000, "0.99"), pair(40, "0.9")
     below = max(
         100 * (row["first_tenth"] - share)
@@ -247,6 +256,9 @@ def position() -> dict[str, list[str]]:
             f"and {lower[1]}.",
             f"gets {tenth(rule[4])} of all credit with c = 4, {tenth(rule[10])} with c = 10, and {tenth(rule[20])} "
             f"with c = 20. For 40 and 100 tokens it gets up to {below:.1f} points less.",
+            f"the first tenth of 40 tokens gets {computed[40]['S-trace 0.99']['first_tenth_at_random']:.0%} with "
+            "lambda 0.99, since the first tokens are often not eligible. From 100 tokens on, this changes the shares "
+            f"by less than {changed} point.",
             f"the first eligible token comes after {text['before_first']:.0%} of the tokens. It gets "
             f"{text['first']:.1f}, and the later half of the eligible tokens get {text['later_half']:.1f} each. The "
             f"first tenth of the tokens gets {tenth(text)}.",
@@ -256,7 +268,8 @@ def position() -> dict[str, list[str]]:
         "docs/evidence/results.md": [
             f"With lambda 0.99 and 40 tokens, the first tenth of the tokens gets {tenth(computed[40]['S-trace 0.99'])} "
             f"of S-trace's credit, and with 2,000 tokens {tenth(computed[2000]['S-trace 0.99'])}.",
-            f"(about {many['mean_length']:.0f} tokens) we measured {tenth(many)}.",
+            f"(about {many['mean_length']:.0f} tokens) we measured {tenth(many)}, but in those of 4 to 6 steps "
+            f"{tenth(few)},",
         ],
     }
 

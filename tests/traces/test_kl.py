@@ -1,6 +1,7 @@
 """The KL term under a trace is TRL's: multiplied by each token's own ratio, whatever the trace."""
 
 import functools
+import itertools
 
 import pytest
 import torch
@@ -56,8 +57,10 @@ def gradient(loss, model):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+@pytest.mark.parametrize(
+    ("method", "loss_type"),
+    [case for case in itertools.product(METHODS, LOSS_TYPES) if case != ("own gradient", "cispo")],  # which is refused
+)
 @pytest.mark.parametrize("bias_correction", [True, False])
 def test_what_beta_adds_to_the_gradient_is_what_it_adds_in_trl(run, method, loss_type, bias_correction):
     trainer_class, config_class, options = METHODS[method]

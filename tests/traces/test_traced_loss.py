@@ -1,5 +1,6 @@
 """With the traces on: TRL's loss and its gradient against a slow loss written from the definitions, token by token."""
 
+import itertools
 import math
 
 import pytest
@@ -103,8 +104,10 @@ def slow_loss(logps, entropies, inputs, args):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize(
+    ("method", "option"),
+    [case for case in itertools.product(METHODS, OPTIONS) if case != ("own gradient", "cispo")],  # which is refused
+)
 def test_loss_and_gradient_are_those_of_the_definition(run, method, option):
     trainer_class, config_class, method_options = METHODS[method]
     steps = []
