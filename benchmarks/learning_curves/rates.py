@@ -9,20 +9,16 @@ them. Runs are shared with the learning curves (`--runs`): what has run there do
 """
 
 import argparse
-import multiprocessing
 import os
 import shlex
 import sys
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
-
-from tqdm.auto import tqdm
 
 from benchmarks.common.measuring import compact_json, processor
 from benchmarks.common.methods import METHODS
 from benchmarks.learning_curves.report import mean_interval, sign_flip_p
-from benchmarks.learning_curves.run import Run, prepare_worker, train
+from benchmarks.learning_curves.run import Run
 from benchmarks.learning_curves.suite import (
     LEARNING_RATES,
     RESULTS,
@@ -31,6 +27,8 @@ from benchmarks.learning_curves.suite import (
     RunLog,
     best_candidate,
     candidate_runs,
+    run_missing,
+    worker_pool,
 )
 
 Grid = dict[str, dict[float, list[Run]]]  # a method's runs at each rate, one for each seed
@@ -48,17 +46,6 @@ def grid(setting: str, methods: list[str], rates: list[float], seeds: list[int],
             raise ValueError(f"{method} is not tuned in {setting}: run benchmarks.learning_curves for it first")
         runs[method] = {rate: candidate_runs((setting, method), (rate, chosen[1]), seeds) for rate in rates}
     return runs
-
-
-def train_missing(runs: list[Run], log: RunLog, workers: int) -> None:
-    """Train what `log` lacks, in processes of one thread each."""
-    log.drop_what_was_cut_off()
-    missing = [run for run in runs if run.key() not in log.finished]
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=prepare_worker) as executor:
-        under_way = {executor.submit(train, run): run for run in missing}
-        for future in tqdm(as_completed(under_way), total=len(missing), unit="run"):
-            log.append(under_way[future], future.result())
 
 
 def summarize(runs: Grid, finished: dict[str, dict]) -> dict[str, Any]:
@@ -101,17 +88,23 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--plot_only", action="store_true", help="report the finished runs and train none")
     arguments = parser.parse_args()
+    if "grpo" not in arguments.methods:
+        parser.error("--methods: grpo must be among them, with which the others are compared")
     log = RunLog(arguments.runs)
     rates = sorted(arguments.rates or LEARNING_RATES[arguments.setting])
-    runs = grid(arguments.setting, arguments.methods, rates, arguments.seeds, log.finished)
+    by_rate = grid(arguments.setting, arguments.methods, rates, arguments.seeds, log.finished)
+    runs = [run for row in by_rate.values() for of_seeds in row.values() for run in of_seeds]
     if not arguments.plot_only:
-        train_missing([run for row in runs.values() for seeds in row.values() for run in seeds], log, arguments.workers)
+        with worker_pool(arguments.workers) as executor:
+            run_missing(lambda: runs, len(runs), log, executor, arguments.workers)
+    elif missing := sum(run.key() not in log.finished for run in runs):
+        parser.error(f"--plot_only: {missing} of {len(runs)} runs have not been trained yet")
     result = {
         "command": "python " + shlex.join(["-m", "benchmarks.learning_curves.rates", *sys.argv[1:]]),
         "device": processor(),
         "setting": arguments.setting,
         "seeds": arguments.seeds,
-        "methods": summarize(runs, log.finished),
+        "methods": summarize(by_rate, log.finished),
     }
     arguments.output.write_text(compact_json(result))
     for method, outcome in result["methods"].items():

@@ -39,6 +39,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -229,30 +230,40 @@ class RunLog:
         self.finished[run.key()] = result
 
 
-def train_missing(blocks: Sequence[Block], seeds: Sequence[int] | None, log: RunLog, workers: int) -> None:
-    """Train what `log` lacks in processes of one thread each."""
+@contextmanager
+def worker_pool(workers: int) -> Iterator[Executor]:
+    """Start `workers` processes of one thread each."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=prepare_worker) as executor:
-        run_missing(blocks, seeds, log, executor, workers)
+        yield executor
+
+
+def train_missing(blocks: Sequence[Block], seeds: Sequence[int] | None, log: RunLog, workers: int) -> None:
+    """Train what `log` lacks of the blocks, `workers` runs at a time."""
+    total = sum(NUM_CANDIDATES * len(TUNING_SEEDS) + len(reported_seeds(setting, seeds)) for setting, _ in blocks)
+    with worker_pool(workers) as executor:
+        run_missing(lambda: suite_runs(blocks, seeds, log.finished), total, log, executor, workers)
 
 
 def run_missing(
-    blocks: Sequence[Block],
-    seeds: Sequence[int],
+    known: Callable[[], Iterable[Run]],
+    total: int,
     log: RunLog,
     executor: Executor,
     workers: int,
     train: Callable[[Run], dict[str, Any]] = train,
 ) -> None:
-    """Train what `log` lacks, `workers` runs at a time. Only the process that calls this writes to the log."""
+    """Train what `log` lacks of the runs that `known` returns. Only the process that calls this writes to the log.
+
+    `known` is asked again after each run, since which runs follow may depend on results; in the end they are `total`.
+    """
     log.drop_what_was_cut_off()
-    total = sum(NUM_CANDIDATES * len(TUNING_SEEDS) + len(reported_seeds(setting, seeds)) for setting, _ in blocks)
-    done = sum(run.key() in log.finished for run in suite_runs(blocks, seeds, log.finished))
+    done = sum(run.key() in log.finished for run in known())
     under_way: dict[Future, Run] = {}
     with tqdm(total=total, initial=done, unit="run") as progress:
         while True:
             busy = {run.key() for run in under_way.values()}
-            for run in suite_runs(blocks, seeds, log.finished):
+            for run in known():
                 if len(under_way) >= workers:
                     break
                 if run.key() not in log.finished and run.key() not in busy:
