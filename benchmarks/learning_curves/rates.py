@@ -27,6 +27,7 @@ from benchmarks.learning_curves.suite import (
     RunLog,
     best_candidate,
     candidate_runs,
+    knob,
     run_missing,
     worker_pool,
 )
@@ -37,14 +38,15 @@ Grid = dict[str, dict[float, list[Run]]]  # a method's runs at each rate, one fo
 def grid(setting: str, methods: list[str], rates: list[float], seeds: list[int], finished: dict[str, dict]) -> Grid:
     """Return the runs of every method at every rate, with the options that tuning chose for the method.
 
-    Raises `ValueError` for a method whose tuning is not done.
+    Raises `ValueError` for a method that has such options and whose tuning is not done.
     """
     runs: Grid = {}
     for method in methods:
-        chosen = best_candidate((setting, method), finished)
+        block = (setting, method)
+        chosen = best_candidate(block, finished) if knob(block) else (0.0, {})
         if chosen is None:
             raise ValueError(f"{method} is not tuned in {setting}: run benchmarks.learning_curves for it first")
-        runs[method] = {rate: candidate_runs((setting, method), (rate, chosen[1]), seeds) for rate in rates}
+        runs[method] = {rate: candidate_runs(block, (rate, chosen[1]), seeds) for rate in rates}
     return runs
 
 

@@ -31,6 +31,7 @@ TITLES = {
         for name in ("p_trace", "s_trace")
         for variant, text in (
             ("own gradient", '`trace_gradient="own"`'),
+            ("equal credit", "equal credit"),
             ("unnormalized", "not normalized"),
             ("0.5", "lambda 0.5"),
             ("0.9", "lambda 0.9"),

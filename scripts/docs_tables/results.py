@@ -25,10 +25,11 @@ def variants(setting: str) -> str:
 
 def _ends(methods: dict) -> str:
     return table(
-        ("method", "final pass rate", "minus GRPO", "final pass@16"),
+        ("method", "tuned learning rate", "final pass rate", "minus GRPO", "final pass@16"),
         [
             (
                 title(name),
+                f"{outcome['tuned'].split()[1].removesuffix(',')}",
                 interval(outcome["pass_at_1"]),
                 interval(outcome["pass_at_1_minus_grpo"], "+"),
                 f"{outcome['pass_at_16'][0]:.3f}",
@@ -93,7 +94,10 @@ def _best_first(methods: dict) -> list[tuple[str, dict]]:
 
 def _beside_grpo(methods: dict) -> str:
     grpo = methods["grpo"]
-    return f"GRPO ends at {interval(grpo['pass_at_1'])}, pass@16 at {grpo['pass_at_16'][0]:.3f}."
+    rate = grpo["tuned"].split()[1]
+    return (
+        f"GRPO ends at {interval(grpo['pass_at_1'])}, pass@16 at {grpo['pass_at_16'][0]:.3f}, at learning rate {rate}."
+    )
 
 
 def localizers() -> str:
