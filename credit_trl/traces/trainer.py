@@ -101,7 +101,9 @@ class TraceCredit(CreditTrainer):
     def _assign_credit(self, logps: torch.Tensor, entropies: torch.Tensor, inputs: LossInputs) -> None:
         """Replace what the loss is about to read from `inputs` by its traced counterpart."""
         args = self.args
-        mask = inputs["completion_mask"] * inputs.peek("tool_mask", 1)
+        mask = inputs["completion_mask"]
+        if "tool_mask" in inputs:
+            mask = mask * inputs.peek("tool_mask")
         decay, kernel = args.trace_decay, args.trace_kernel
         weights = trace_weights(mask, decay=decay, kernel=kernel)
         eligible = mask.bool()
