@@ -104,12 +104,12 @@ class TraceCredit(CreditTrainer):
         mask = inputs["completion_mask"]
         if "tool_mask" in inputs:
             mask = mask * inputs.peek("tool_mask")
+        eligible = mask = mask.bool()
         decay, kernel = args.trace_decay, args.trace_kernel
         weights = trace_weights(mask, decay=decay, kernel=kernel)
-        eligible = mask.bool()
         if args.trace_entropy_fraction < 1:
             # A token without a finite entropy would make the quantile NaN and leave nothing eligible in any row.
-            known = mask * torch.isfinite(entropies)
+            known = mask & torch.isfinite(entropies)
             eligible = self.get_high_entropy_mask(entropies.detach(), known, 1 - args.trace_entropy_fraction)
         advantages = floored_advantages(inputs["advantages"], args.negative_advantage_floor)
         if args.trace_target == "advantage":
