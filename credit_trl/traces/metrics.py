@@ -11,8 +11,8 @@ def trace_totals(
     z: torch.Tensor | None = None,
     clipped: torch.Tensor | None = None,
     non_finite: torch.Tensor | None = None,
-) -> dict[str, torch.Tensor]:
-    """Return sums over the loss tokens, on the tensors' device and without waiting for it.
+) -> tuple[tuple[str, ...], torch.Tensor]:
+    """Return the names of the figures and their sums over the loss tokens, on the tensors' device.
 
     Args:
         mask: (B, T), nonzero for loss tokens.
@@ -32,8 +32,7 @@ def trace_totals(
     if non_finite is not None:
         values["non_finite"] = non_finite
     # One reduction for all of them: a GPU waits for every single one.
-    totals = (torch.stack([value.to(weights.dtype) for value in values.values()]) * mask).sum((1, 2))
-    return dict(zip(values, totals.unbind(), strict=True))
+    return tuple(values), (torch.stack([value.to(weights.dtype) for value in values.values()]) * mask).sum((1, 2))
 
 
 def trace_metrics(total: dict[str, float]) -> dict[str, float]:
