@@ -17,12 +17,12 @@ def trace_totals(
     Args:
         mask: (B, T), nonzero for loss tokens.
         eligible: (B, T), tokens whose factor enters a trace.
-        weights: (B, T), column sums of the kernel (`trace_weights`).
+        weights: (B, T), sums of the kernel's weights over its columns or its rows, of eligible tokens alone.
         z: (B, T), traced log ratios, where the ratio is traced.
         clipped: (B, T), tokens whose own factor was clipped, where tokens have a trust region of their own.
         non_finite: (B, T), tokens whose log ratio is not finite, where the ratio is traced.
     """
-    values = {"tokens": torch.ones_like(weights), "eligible": eligible, "weights": weights * eligible}
+    values = {"tokens": torch.ones_like(weights), "eligible": eligible, "weights": weights}
     if z is not None:
         # Moments of ratio - 1: around 1 the squares of the ratios themselves would cancel to nothing in float32.
         excess = torch.expm1(z.detach())

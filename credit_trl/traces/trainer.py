@@ -106,21 +106,21 @@ class TraceCredit(CreditTrainer):
             mask = mask * inputs.peek("tool_mask")
         eligible = mask = mask.bool()
         decay, kernel = args.trace_decay, args.trace_kernel
-        weights = trace_weights(mask, decay=decay, kernel=kernel)
         if args.trace_entropy_fraction < 1:
             # A token without a finite entropy would make the quantile NaN and leave nothing eligible in any row.
             known = mask & torch.isfinite(entropies)
             eligible = self.get_high_entropy_mask(entropies.detach(), known, 1 - args.trace_entropy_fraction)
         advantages = floored_advantages(inputs["advantages"], args.negative_advantage_floor)
         if args.trace_target == "advantage":
-            inputs.hand_out(advantages=traced_advantages(advantages, weights, eligible=eligible))
+            weights = trace_weights(mask, decay=decay, kernel=kernel) * eligible
+            inputs.hand_out(advantages=traced_advantages(advantages, weights))
             self._keep_totals(*trace_totals(mask, eligible=eligible, weights=weights))
             return
 
         old_logps = inputs.get("old_per_token_logps")
         if old_logps is None:
             old_logps = logps.detach()
-        z, counted = traced_log_ratio(
+        z, logged = traced_log_ratio(
             logps,
             old_logps,
             mask,
@@ -139,7 +139,7 @@ class TraceCredit(CreditTrainer):
         # The off-policy mask falls back on the old log-probabilities, where the sampler reported none: the real ones.
         inputs.setdefault("sampling_per_token_logps", old_logps)
         inputs.hand_out(advantages=advantages, old_per_token_logps=old_logps_under_trace(logps, old_logps, z))
-        self._keep_totals(*trace_totals(mask, weights=weights, z=z, **counted))
+        self._keep_totals(*trace_totals(mask, z=z, **logged))
 
     def _keep_totals(self, names: tuple[str, ...], totals: torch.Tensor) -> None:
         """Add up over processes and leave the sums on the device until the next log, so that no step waits for them."""
