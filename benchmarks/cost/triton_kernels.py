@@ -20,7 +20,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from credit_trl.traces.kernels import _check
+from credit_trl.traces.kernels import check_arguments
 
 BLOCK = 1024  # tokens of a step of the walk
 LAUNCH = dict(num_warps=4, num_stages=1)  # one stage: no load may move ahead of the barrier before it
@@ -39,7 +39,7 @@ def fused_trace(
 
     Differentiable in `x`, any number of times. Raises `ValueError` as `eligibility_trace` does, and for other kernels.
     """
-    _check(mask, decay, kernel, x=x, eligible=eligible)
+    check_arguments(mask, decay, kernel, x=x, eligible=eligible)
     if kernel not in ("recent", "both"):
         raise ValueError(f"kernel must be recent or both, got {kernel!r}")
     if not x.is_floating_point():

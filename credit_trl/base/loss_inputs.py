@@ -35,9 +35,9 @@ class LossInputs(dict):
         self.update(values)
         self.expect(*values)
 
-    def peek(self, key: str, default: Any = None) -> Any:
+    def peek(self, key: str) -> Any:
         """Return an input without taking it for read: the trainer looks, not the loss."""
-        return super().get(key, default)
+        return super().__getitem__(key)
 
     def __getitem__(self, key):
         self.unread.discard(key)

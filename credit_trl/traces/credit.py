@@ -10,7 +10,7 @@ import math
 
 import torch
 
-from .kernels import eligibility_trace
+from .kernels import check_arguments, trace_of_counted
 from .trust_region import token_trust_region
 
 # An unnormalized trace can add up to more than exp() holds, and inf * 0 in a clipped branch would be NaN for every row.
@@ -61,32 +61,35 @@ def traced_log_ratio(
         cap: upper limit of the traced log ratio, above which it has no gradient.
 
     Returns:
-        The traced log ratio z, (B, T) float32 (float64 for such inputs), zero outside the mask. And boolean (B, T)
-        masks to be counted: "eligible", the tokens that entered a trace; "non_finite", those whose log ratio is not
-        finite and is left out; and, where tokens have bounds of their own, "clipped", those beyond them.
+        The traced log ratio z, (B, T) float32 (float64 for such inputs), zero outside the mask. And what is logged of
+        it, (B, T) each: "weights", the sums of the weights in a token's trace; and booleans, "eligible" for tokens that
+        entered a trace, "non_finite" for those whose log ratio is not finite and is left out, and, where tokens have
+        bounds of their own, "clipped" for those beyond them.
 
     Raises:
         ValueError: an unknown `kernel`, a number out of its range, or shapes that do not match.
     """
+    check_arguments(mask, decay, kernel, logps=logps, old_logps=old_logps, eligible=eligible)
+    mask_BT = mask.bool()
     log_ratio_BT = logps - old_logps
     if log_ratio_BT.dtype != torch.float64:
         log_ratio_BT = log_ratio_BT.float()
     finite_BT = log_ratio_BT.detach().abs() < math.inf  # half the operations of `isfinite`
-    eligible_BT = finite_BT & (mask if eligible is None else eligible).bool()
-    counted = {"eligible": eligible_BT, "non_finite": ~finite_BT}
+    eligible_BT = finite_BT & (mask_BT if eligible is None else eligible.bool())
+    logged = {"eligible": eligible_BT, "non_finite": ~finite_BT}
     factors_BT = log_ratio_BT
     if trust_region == "token":
         factors_BT = token_trust_region(log_ratio_BT, advantages, epsilon_low=epsilon_low, epsilon_high=epsilon_high)
     elif trust_region == "weight":
         factors_BT = log_ratio_BT.clamp(max=math.log(epsilon_high))
     if trust_region != "trace":
-        counted["clipped"] = (factors_BT != log_ratio_BT) & finite_BT
+        logged["clipped"] = (factors_BT != log_ratio_BT) & finite_BT
     entering_BT = factors_BT if gradient == "all" else factors_BT.detach()
-    z_BT = eligibility_trace(entering_BT, mask, decay=decay, kernel=kernel, eligible=eligible_BT, normalize=normalize)
+    z_BT, logged["weights"] = trace_of_counted(entering_BT, mask_BT, eligible_BT, decay, kernel, normalize)
     if gradient == "own":
-        own_BT = torch.where(eligible_BT & mask.bool(), factors_BT, 0)
+        own_BT = torch.where(eligible_BT & mask_BT, factors_BT, 0)
         z_BT = z_BT + (own_BT - own_BT.detach())  # zero in value, so that z is the same to the bit
-    return z_BT.clamp(max=cap), counted
+    return z_BT.clamp(max=cap), logged
 
 
 def old_logps_under_trace(logps: torch.Tensor, old_logps: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
@@ -103,20 +106,16 @@ def old_logps_under_trace(logps: torch.Tensor, old_logps: torch.Tensor, z: torch
     return torch.where(logps.detach().abs() < math.inf, logps - z, old_logps)
 
 
-def traced_advantages(
-    advantages: torch.Tensor, weights: torch.Tensor, *, eligible: torch.Tensor | None = None
-) -> torch.Tensor:
+def traced_advantages(advantages: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Multiply every token's advantage by its trace weight, the credit that it receives from the tokens after it.
 
     Args:
         advantages: (B,) or (B, T), after the floor.
-        weights: (B, T), column sums of the kernel (`trace_weights`), zero outside the loss tokens.
-        eligible: (B, T), nonzero for tokens that receive credit; all loss tokens by default.
+        weights: (B, T), column sums of the kernel (`trace_weights`), zero for tokens that receive no credit.
 
     Returns:
-        (B, T), zero where the weights are and for tokens that are not eligible.
+        (B, T), zero where the weights are.
     """
     if advantages.dim() == 1:
         advantages = advantages.unsqueeze(1)
-    credit_BT = advantages * weights
-    return credit_BT if eligible is None else credit_BT * eligible.bool()
+    return advantages * weights

@@ -55,30 +55,45 @@ def eligibility_trace(
     Raises:
         ValueError: `decay` outside [0, 1], an unknown `kernel`, an `x` of integers, or shapes that do not match.
     """
-    _check(mask, decay, kernel, x=x, eligible=eligible)
+    check_arguments(mask, decay, kernel, x=x, eligible=eligible)
     if not x.is_floating_point():
         raise ValueError(f"x must be floating point, got {x.dtype}")
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    x_BT, mask_BT = x.to(dtype), mask.bool()
-    counted_BT = x_BT.detach().abs() < math.inf
+    counted_BT = x.detach().abs() < math.inf
     if eligible is not None:
         counted_BT = counted_BT & eligible.bool()
+    z_BT, _ = trace_of_counted(x.to(dtype), mask.bool(), counted_BT, decay, kernel, normalize)
+    return z_BT.to(x.dtype)
+
+
+def trace_of_counted(
+    x_BT: torch.Tensor, mask_BT: torch.Tensor, counted_BT: torch.Tensor, decay: float, kernel: str, normalize: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the trace of `eligibility_trace`, and the sums of its weights, for arguments that have been checked.
+
+    Args:
+        x_BT: (B, T) float32 or float64, finite where `counted_BT` is True.
+        mask_BT: (B, T) booleans, the loss tokens.
+        counted_BT: (B, T) booleans, the tokens whose value enters the trace if they are loss tokens.
+        decay, kernel, normalize: as for `eligibility_trace`.
+
+    Returns:
+        z[t], and the sum over k of w(t, k) e[k], which has no gradient. Both (B, T) in the dtype of `x_BT`, and zero
+        outside the mask.
+    """
     if kernel in ("recent", "both"):
         column_BT = mask_BT.cumsum(-1) * mask_BT
-        z_BT, *weight_BT = DecayingSums.apply(
-            x_BT, column_BT * counted_BT, column_BT, decay, kernel == "both", normalize, False
-        )
+        z_BT, weight_BT = DecayingSums.apply(x_BT, column_BT * counted_BT, column_BT, decay, kernel == "both", False)
     else:
         counted_BT = counted_BT & mask_BT
-        z_BT = torch.where(counted_BT, x_BT, 0)
-        weight_BT = [counted_BT.to(dtype)]
+        z_BT, weight_BT = torch.where(counted_BT, x_BT, 0), counted_BT.to(x_BT.dtype)
         if kernel == "uniform":
-            z_BT, *weight_BT = (torch.where(mask_BT, sum_BT.sum(-1, keepdim=True), 0) for sum_BT in (z_BT, *weight_BT))
+            z_BT, weight_BT = (torch.where(mask_BT, sum_BT.sum(-1, keepdim=True), 0) for sum_BT in (z_BT, weight_BT))
     if normalize:
         # A sum of weights below the smallest normal number becomes infinite, which makes z 0.
-        info = torch.finfo(dtype)
-        z_BT = z_BT / F.threshold(weight_BT[0], info.tiny * (1 - info.eps), math.inf)
-    return z_BT.to(x.dtype)
+        info = torch.finfo(x_BT.dtype)
+        z_BT = z_BT / F.threshold(weight_BT, info.tiny * (1 - info.eps), math.inf)
+    return z_BT, weight_BT
 
 
 def trace_weights(mask: torch.Tensor, *, decay: float, kernel: str) -> torch.Tensor:
@@ -99,7 +114,7 @@ def trace_weights(mask: torch.Tensor, *, decay: float, kernel: str) -> torch.Ten
     Raises:
         ValueError: `decay` outside [0, 1] or an unknown `kernel`.
     """
-    _check(mask, decay, kernel)
+    check_arguments(mask, decay, kernel)
     mask_BT = mask.bool()
     if kernel == "identity":
         return mask_BT.float()
@@ -116,7 +131,8 @@ def trace_weights(mask: torch.Tensor, *, decay: float, kernel: str) -> torch.Ten
     return torch.where(mask_BT, weights_BT, 0)
 
 
-def _check(mask, decay, kernel, **tensors):
+def check_arguments(mask: torch.Tensor, decay: float, kernel: str, **tensors: torch.Tensor | None) -> None:
+    """Raise `ValueError` for a number out of its range, an unknown kernel, or tensors not of the mask's shape."""
     if not 0 <= decay <= 1:
         raise ValueError(f"decay must be in [0, 1], got {decay}")
     if kernel not in KERNELS:

@@ -11,18 +11,18 @@ def trace_totals(
     z: torch.Tensor | None = None,
     clipped: torch.Tensor | None = None,
     non_finite: torch.Tensor | None = None,
-) -> dict[str, torch.Tensor]:
-    """Return sums over the loss tokens, on the tensors' device and without waiting for it.
+) -> tuple[tuple[str, ...], torch.Tensor]:
+    """Return the names of the figures and their sums over the loss tokens, on the tensors' device.
 
     Args:
         mask: (B, T), nonzero for loss tokens.
         eligible: (B, T), tokens whose factor enters a trace.
-        weights: (B, T), column sums of the kernel (`trace_weights`).
+        weights: (B, T), sums of the kernel's weights over its columns or its rows, of eligible tokens alone.
         z: (B, T), traced log ratios, where the ratio is traced.
         clipped: (B, T), tokens whose own factor was clipped, where tokens have a trust region of their own.
         non_finite: (B, T), tokens whose log ratio is not finite, where the ratio is traced.
     """
-    values = {"tokens": torch.ones_like(weights), "eligible": eligible, "weights": weights * eligible}
+    values = {"tokens": torch.ones_like(weights), "eligible": eligible, "weights": weights}
     if z is not None:
         # Moments of ratio - 1: around 1 the squares of the ratios themselves would cancel to nothing in float32.
         excess = torch.expm1(z.detach())
@@ -32,8 +32,7 @@ def trace_totals(
     if non_finite is not None:
         values["non_finite"] = non_finite
     # One reduction for all of them: a GPU waits for every single one.
-    totals = (torch.stack([value.to(weights.dtype) for value in values.values()]) * mask).sum((1, 2))
-    return dict(zip(values, totals.unbind(), strict=True))
+    return tuple(values), (torch.stack([value.to(weights.dtype) for value in values.values()]) * mask).sum((1, 2))
 
 
 def trace_metrics(total: dict[str, float]) -> dict[str, float]:

@@ -23,22 +23,22 @@ class DecayingSums(torch.autograd.Function):
     - target: (B, T) integers: n where the sum of the n-th loss token goes, 0 where a zero goes.
     - decay: in [0, 1].
     - both: the weight of token k at token t is `max(decay^(t-k), decay^(k-1))`, else `decay^(t-k)`, for 1 <= k <= t.
-    - count: sum the weights as well.
     - transposed: w(k, t) in place of w(t, k).
 
-    and returns a tuple: the sums of w(t, k) x[k] over k and, with `count`, the sums of w(t, k), which have no gradient.
+    and returns a tuple: the sums of w(t, k) x[k] over k and, unless transposed, the sums of w(t, k), which have no
+    gradient.
 
     Shifted copies are added, since additions stay in float32 under autocast and TF32, unlike a product with a matrix,
     and are deterministic on CUDA, unlike PyTorch's cumulative sum.
     """
 
     @staticmethod
-    def forward(ctx, x_BT, source_BT, target_BT, decay, both, count, transposed):
+    def forward(ctx, x_BT, source_BT, target_BT, decay, both, transposed):
         ctx.save_for_backward(target_BT, source_BT)
-        ctx.gradient_options = decay, both, False, not transposed
+        ctx.gradient_options = decay, both, not transposed
         ctx.set_materialize_grads(False)  # the sums of weights have no gradient, and zeros would cost an operation
         sums = _both if both else _recent
-        z_SBN = sums(x_BT, source_BT, decay, count, transposed)
+        z_SBN = sums(x_BT, source_BT, decay, transposed)
         if transposed:
             z_SBN[..., 0].zero_()
         results = tuple(z_BN.gather(-1, target_BT) for z_BN in z_SBN)
@@ -48,8 +48,8 @@ class DecayingSums(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient_BT, _=None):
         if gradient_BT is not None:
-            (gradient_BT,) = DecayingSums.apply(gradient_BT, *ctx.saved_tensors, *ctx.gradient_options)
-        return gradient_BT, None, None, None, None, None, None
+            gradient_BT, *_ = DecayingSums.apply(gradient_BT, *ctx.saved_tensors, *ctx.gradient_options)
+        return gradient_BT, None, None, None, None, None
 
 
 def power(decay: float, exponent: torch.Tensor) -> torch.Tensor:
@@ -59,15 +59,15 @@ def power(decay: float, exponent: torch.Tensor) -> torch.Tensor:
     return torch.exp(exponent * math.log(decay))
 
 
-def _recent(x_BT: torch.Tensor, source_BT: torch.Tensor, decay: float, count: bool, transposed: bool) -> torch.Tensor:
+def _recent(x_BT: torch.Tensor, source_BT: torch.Tensor, decay: float, transposed: bool) -> torch.Tensor:
     """Return z[n] = sum over k <= n of decay^(n-k) x[k], packed: (S, B, N)."""
     smallest = torch.finfo(x_BT.dtype).smallest_normal * torch.finfo(x_BT.dtype).eps  # the dtype holds nothing below it
     powers = {shift: decay**shift for shift in _shifts(x_BT) if decay**shift >= smallest}
-    padded_KSBP, _ = _pack(x_BT, source_BT, 1, count, sum(powers), transposed)
+    padded_KSBP, _ = _pack(x_BT, source_BT, 1, sum(powers), transposed)
     return _accumulate(padded_KSBP, powers, transposed)[0]
 
 
-def _both(x_BT: torch.Tensor, source_BT: torch.Tensor, decay: float, count: bool, transposed: bool) -> torch.Tensor:
+def _both(x_BT: torch.Tensor, source_BT: torch.Tensor, decay: float, transposed: bool) -> torch.Tensor:
     """Return z[n] = sum over k <= n of max(decay^(n-k), decay^(k-1)) x[k], packed: (S, B, N).
 
     The maximum is decay^(k-1) up to k = n // 2 and decay^(n-k) from there on. With R the recent trace of x, and E the
@@ -78,7 +78,7 @@ def _both(x_BT: torch.Tensor, source_BT: torch.Tensor, decay: float, count: bool
     Transposed, the same steps go backward: what enters R and E, the recurrences, their sum.
     """
     shifts = _shifts(x_BT)
-    padded_KSBP, (recent_SBN, earliest_SBN) = _pack(x_BT, source_BT, 2, count, sum(shifts), transposed)
+    padded_KSBP, (recent_SBN, earliest_SBN) = _pack(x_BT, source_BT, 2, sum(shifts), transposed)
     N = recent_SBN.shape[-1]
     H = N // 2
     power_N = power(decay, torch.arange(N, dtype=x_BT.dtype, device=x_BT.device))
@@ -103,21 +103,20 @@ def _shifts(x_BT: torch.Tensor) -> list[int]:
     return [2**exponent for exponent in reversed(range((x_BT.shape[1] - 1).bit_length()))]
 
 
-def _pack(x_BT, source_BT, recurrences: int, count: bool, reach: int, transposed: bool):
+def _pack(x_BT, source_BT, recurrences: int, reach: int, transposed: bool):
     """Return (K, S, B, P) zeros with N packed columns in them, and the view (K, S, B, N) of these columns.
 
-    `x` and, with `count`, a one for every value are packed for the first recurrence. The `reach` columns that stay zero
-    are those before the packed ones or, transposed, those after them.
+    `x` and, unless transposed, a one for every value are packed for the first recurrence. The `reach` columns that stay
+    zero are those before the packed ones or, transposed, those after them.
     """
     B, T = x_BT.shape
     N = T // 2 * 2 + 2
-    padded_KSBP = x_BT.new_zeros(recurrences, 1 + count, B, reach + N)
+    padded_KSBP = x_BT.new_zeros(recurrences, 1 if transposed else 2, B, reach + N)
     packed_KSBN = padded_KSBP.narrow(-1, 0 if transposed else reach, N)
     packed_KSBN[0, 0].scatter_(-1, source_BT, x_BT)
-    if count:
+    if not transposed:
         packed_KSBN[0, 1].scatter_(-1, source_BT, 1.0)
-    if not transposed:  # then nothing reaches into column 0
-        packed_KSBN[0, ..., 0].zero_()
+        packed_KSBN[0, ..., 0].zero_()  # what was left out went there
     return padded_KSBP, packed_KSBN
 
 

@@ -101,24 +101,26 @@ class TraceCredit(CreditTrainer):
     def _assign_credit(self, logps: torch.Tensor, entropies: torch.Tensor, inputs: LossInputs) -> None:
         """Replace what the loss is about to read from `inputs` by its traced counterpart."""
         args = self.args
-        mask = inputs["completion_mask"] * inputs.peek("tool_mask", 1)
+        mask = inputs["completion_mask"]
+        if "tool_mask" in inputs:
+            mask = mask * inputs.peek("tool_mask")
+        eligible = mask = mask.bool()
         decay, kernel = args.trace_decay, args.trace_kernel
-        weights = trace_weights(mask, decay=decay, kernel=kernel)
-        eligible = mask.bool()
         if args.trace_entropy_fraction < 1:
             # A token without a finite entropy would make the quantile NaN and leave nothing eligible in any row.
-            known = mask * torch.isfinite(entropies)
+            known = mask & torch.isfinite(entropies)
             eligible = self.get_high_entropy_mask(entropies.detach(), known, 1 - args.trace_entropy_fraction)
         advantages = floored_advantages(inputs["advantages"], args.negative_advantage_floor)
         if args.trace_target == "advantage":
-            inputs.hand_out(advantages=traced_advantages(advantages, weights, eligible=eligible))
-            self._keep_totals(trace_totals(mask, eligible=eligible, weights=weights))
+            weights = trace_weights(mask, decay=decay, kernel=kernel) * eligible
+            inputs.hand_out(advantages=traced_advantages(advantages, weights))
+            self._keep_totals(*trace_totals(mask, eligible=eligible, weights=weights))
             return
 
         old_logps = inputs.get("old_per_token_logps")
         if old_logps is None:
             old_logps = logps.detach()
-        z, counted = traced_log_ratio(
+        z, logged = traced_log_ratio(
             logps,
             old_logps,
             mask,
@@ -137,13 +139,15 @@ class TraceCredit(CreditTrainer):
         # The off-policy mask falls back on the old log-probabilities, where the sampler reported none: the real ones.
         inputs.setdefault("sampling_per_token_logps", old_logps)
         inputs.hand_out(advantages=advantages, old_per_token_logps=old_logps_under_trace(logps, old_logps, z))
-        self._keep_totals(trace_totals(mask, weights=weights, z=z, **counted))
+        self._keep_totals(*trace_totals(mask, z=z, **logged))
 
-    def _keep_totals(self, totals: dict[str, torch.Tensor]) -> None:
+    def _keep_totals(self, names: tuple[str, ...], totals: torch.Tensor) -> None:
         """Add up over processes and leave the sums on the device until the next log, so that no step waits for them."""
         mode = "train" if self.model.training else "eval"
-        self._total_names = tuple(totals)  # the same for every loss of this trainer
-        self._pending_totals[mode].append(self.accelerator.reduce(torch.stack(list(totals.values())), reduction="sum"))
+        self._total_names = names  # the same for every loss of this trainer
+        if self.accelerator.num_processes > 1:  # a single process would only copy them
+            totals = self.accelerator.reduce(totals, reduction="sum")
+        self._pending_totals[mode].append(totals)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         mode = "train" if self.model.training else "eval"

@@ -55,7 +55,7 @@ def token_credit(
         eligible_BT = known_BT & (entropies >= threshold)
     if args.trace_target == "advantage":
         weights_BT = trace_weights(mask, decay=args.trace_decay, kernel=args.trace_kernel)
-        credit_BT = traced_advantages(advantages_B1, weights_BT, eligible=eligible_BT)
+        credit_BT = traced_advantages(advantages_B1, weights_BT * eligible_BT)
         return torch.where(loss_tokens_BT, credit_BT * own_ratio_BT, 0.0)
     with torch.enable_grad():  # pictures are drawn of what was computed without gradients
         log_ratio_BT = log_ratio_BT.clone().requires_grad_()

@@ -80,6 +80,27 @@ def test_the_traced_log_ratio_is_that_of_a_loop(kernel, normalize, trust_region)
         assert torch.equal(counted["clipped"], beyond)
 
 
+@pytest.mark.parametrize("kernel", ["identity", "recent", "both", "uniform"])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_the_weights_in_the_traces_add_up_to_those_of_the_tokens_that_enter(kernel, normalize):
+    logps, old_logps, advantages, eligible = batch()
+    old_logps[0, 2], eligible[0, 2] = -math.inf, True
+    options = PLAIN | dict(kernel=kernel, normalize=normalize, eligible=eligible)
+    _, logged = traced_log_ratio(logps, old_logps, MASK, advantages, **options)
+    eligible[0, 2] = False
+    expected = (trace_weights(MASK, decay=0.8, kernel=kernel) * eligible).sum(-1)
+    torch.testing.assert_close(logged["weights"].sum(-1), expected)
+    assert (expected[:2] > 0).all() and not logged["weights"][~MASK.bool()].any()
+
+
+def test_shapes_that_do_not_match_are_named():
+    logps, old_logps, advantages, _ = batch()
+    with pytest.raises(ValueError, match=r"eligible has shape \(6,\), but mask has \(3, 6\)"):
+        traced_log_ratio(logps, old_logps, MASK, advantages, eligible=torch.ones(6), **PLAIN)
+    with pytest.raises(ValueError, match=r"old_logps has shape \(3, 1\), but mask has \(3, 6\)"):
+        traced_log_ratio(logps, old_logps[:, :1], MASK, advantages, **PLAIN)
+
+
 def test_every_loss_token_is_eligible_by_default():
     logps, old_logps, advantages, _ = batch()
     z, counted = traced_log_ratio(logps, old_logps, MASK, advantages, **PLAIN)
@@ -184,7 +205,7 @@ def test_log_probabilities_of_16_bit_are_traced_in_32():
 def test_traced_advantages_are_those_of_a_loop(kernel):
     _, _, advantages, eligible = batch()
     weights = trace_weights(MASK, decay=0.8, kernel=kernel)
-    actual = traced_advantages(advantages, weights, eligible=eligible)
+    actual = traced_advantages(advantages, weights * eligible)
     expected = torch.zeros(3, 6)
     for row in range(3):
         tokens = [t for t in range(6) if MASK[row, t]]
