@@ -72,6 +72,7 @@ def summarize(runs: Grid, finished: dict[str, dict]) -> dict[str, Any]:
                 | ({} if method == "grpo" else compared(values, final["grpo"][rate]))
                 for rate, values in rates.items()
             },
+            "options": next(iter(runs[method].values()))[0].options,
             "best_rate": best[method],
             **({} if method == "grpo" else {"best": compared(rates[best[method]], final["grpo"][best["grpo"]])}),
         }

@@ -79,11 +79,15 @@ def rates(setting: str) -> str:
     """Return GRPO's final pass rate at each learning rate, and below it what methods gain over GRPO at the same one."""
     files = [stored(f"learning_curves/rates_{setting}{part}.json")["methods"] for part in ("", "_variants")]
     grpo, *_ = (methods.pop("grpo")["rates"] for methods in files)
-    compared = {name: outcome["rates"] for methods in files for name, outcome in methods.items()}
+    compared = {
+        ", ".join([title(name), *(f"lambda {value:g}" for value in outcome["options"].values())]): outcome["rates"]
+        for methods in files
+        for name, outcome in methods.items()
+    }
     rows = [["GRPO", *(interval(outcome["pass_at_1"]) for outcome in grpo.values())]]
     for name, outcomes in compared.items():
         gains = (interval(outcomes[rate]["minus_grpo"], "+") if rate in outcomes else "not run" for rate in grpo)
-        rows.append([f"{title(name)}, minus GRPO", *gains])
+        rows.append([f"{name}, minus GRPO", *gains])
     return table(("learning rate", *(f"{float(rate):g}" for rate in grpo)), rows)
 
 
