@@ -1,8 +1,8 @@
 """Write the sources of the site: `make docs` builds them. The pages are written for a reader of the repository.
 
 For the site README.md becomes the first page, the other pages of the top folder become pages, and whatever else a page
-links to (a picture, a result, a source file) lies under `repository/`, as it is. The site's generator knows nothing of
-this: it gets a folder of Markdown.
+links to (a picture, a result, a source file) lies under `repository/`, Markdown as a page and the rest as it is. The
+site's generator knows nothing of this: it gets a folder of Markdown.
 """
 
 import os
@@ -34,13 +34,19 @@ def write_sources(output: Path) -> None:
     shutil.rmtree(output, ignore_errors=True)
     pages = {ROOT / name: page for name, page in TOP_PAGES.items()}
     pages |= {path: path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
-    for source, page in pages.items():
+    waiting = list(pages.items())
+    for source, page in waiting:  # which grows: Markdown that a page links to is a page, too
         text = source.read_text(encoding="utf-8")
         for link in LINK.findall(text):
-            target, copy = source.parent / link, output / place(link, source.parent)
-            if target.is_file() and target.resolve() not in pages:
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(target, copy)
+            target, copy = (source.parent / link).resolve(), place(link, source.parent)
+            if target in pages or not target.is_file():
+                continue
+            if target.suffix == ".md":
+                pages[target] = copy
+                waiting.append((target, copy))
+            else:
+                (output / copy).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(target, output / copy)
         (output / page).parent.mkdir(parents=True, exist_ok=True)
         (output / page).write_text(turned(text, source.parent, os.path.dirname(page)), encoding="utf-8")
 
