@@ -7,7 +7,9 @@ from datasets import Dataset
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
-# Methods through which rows pass from the data set to the sampling, and packages whose methods leave prompts alone.
+KNOWN_PACKAGES = ("trl", "transformers", "credit_trl")  # whose methods leave prompts alone, and sample as TRL does
+
+# Methods through which rows pass from the data set to the sampling
 _WAY_OF_ROWS = (
     "get_train_dataloader",
     "_get_dataloader",
@@ -16,7 +18,6 @@ _WAY_OF_ROWS = (
     "_prepare_inputs",
     "_generate_and_score_completions",
 )
-_KNOWN = ("trl", "transformers", "credit_trl")
 
 
 def check_prompts(trainer_class: type[GRPOTrainer], train_dataset: Any, environment_factory: Any) -> None:
@@ -30,7 +31,7 @@ def check_prompts(trainer_class: type[GRPOTrainer], train_dataset: Any, environm
         return
     functions = (getattr(trainer_class, name) for name in _WAY_OF_ROWS)
     modules = (getattr(function, "__globals__", {}).get("__name__", "") for function in functions)
-    if all(module.split(".")[0] in _KNOWN for module in modules):
+    if all(module.split(".")[0] in KNOWN_PACKAGES for module in modules):
         raise ValueError(
             f"train_dataset has no column 'prompt'. It has {', '.join(columns)}: rename the one that has the problem, "
             f"as in train_dataset.rename_column({columns[0]!r}, 'prompt')."

@@ -8,14 +8,13 @@ from typing import Any
 import torch
 from trl import GRPOTrainer
 
+from ..base.data_checks import KNOWN_PACKAGES
 from ..base.loss_inputs import LossInputs
 from .config import SRPOConfig
 from .groups import split_group
 from .localization import Localizer
 from .records import CompletionRecord
 from .steps import Delimiter
-
-_OURS = ("trl", "transformers", "credit_trl")  # packages
 
 # Fields of the question to the policy, of which a judge reads the first.
 _QUESTION = ["localization_template", "localization_temperature", "localization_max_tokens"]
@@ -167,7 +166,9 @@ def _advice(trainer: GRPOTrainer, names: Iterable[str]) -> str:
         f"{kind.__name__}.{name}": getattr(kind, name) for kind in (GRPOTrainer, type(trainer)) for name in names
     }
     modules = {name: getattr(method, "__globals__", {}).get("__name__", "?") for name, method in methods.items()}
-    foreign = [f"{name} is from {module}. " for name, module in modules.items() if module.split(".")[0] not in _OURS]
+    foreign = [
+        f"{name} is from {module}. " for name, module in modules.items() if module.split(".")[0] not in KNOWN_PACKAGES
+    ]
     library = "Unsloth, which" if "unsloth" in sys.modules else "whatever"
     return (
         f"{''.join(foreign)}SRPOTrainer needs TRL's own {' and '.join(f'`{name}`' for name in names)}: train in a "
