@@ -8,7 +8,7 @@ import functools
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from transformers import PrinterCallback
@@ -25,6 +25,7 @@ class Method:
     config: type[GRPOConfig]
     options: dict[str, Any] = field(default_factory=dict)  # fields of the config
     localizer: Callable | None = None
+    copies: int = 1  # of each problem, one after the other
 
     def make_trainer(self, model, reward, options: dict[str, Any], **arguments) -> GRPOTrainer:
         """Return the method's trainer, which prints no log. Its own options override those of the run."""
@@ -111,6 +112,8 @@ METHODS = {
     # What reset groups and S-trace change along with what they are for: groups of 4 under the loss of the SRPO paper,
     # and a loss on the same high-entropy tokens as S-trace's, by TRL's own option.
     "grpo in fours": _of("grpo", num_generations=4, loss_type="grpo"),
+    # Two groups of 4 for each problem in place of one of 8, as under resets. Shuffling would part the copies.
+    "grpo in two fours": replace(_of("grpo", num_generations=4, loss_type="grpo", shuffle_dataset=False), copies=2),
     "grpo top entropy": _of("grpo", top_entropy_quantile=0.2),
     # What could explain S-trace's and GMPO's results with several steps on a batch: their ratios are seldom clipped, or
     # stay near 1, also where GRPO does not clip: above 1 under a negative advantage. `delta` bounds these in GRPO.

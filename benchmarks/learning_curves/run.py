@@ -229,7 +229,8 @@ def make_trainer(
 ) -> GRPOTrainer:
     """Return the trainer of a run, which writes nothing to `folder`."""
     setting, method = run.setting, METHODS[run.method]
-    group_size = method.options.get("num_generations", NUM_GENERATIONS)
+    completions_each = method.copies * method.options.get("num_generations", NUM_GENERATIONS)
+    problems = sample_problems(setting, setting.generations * COMPLETIONS // completions_each, run.seed)
     return method.make_trainer(
         model,
         answer_reward,
@@ -250,7 +251,7 @@ def make_trainer(
             logging_steps=1,
             **run.options,
         ),
-        train_dataset=as_dataset(sample_problems(setting, setting.generations * COMPLETIONS // group_size, run.seed)),
+        train_dataset=as_dataset([problem for problem in problems for _ in range(method.copies)]),
         processing_class=base_tokenizer(),
         callbacks=list(callbacks),
     )

@@ -27,6 +27,7 @@ from benchmarks.learning_curves.run import (
     Run,
     Setting,
     generated_tokens,
+    make_trainer,
     pass_at,
     sample_problems,
     solution_probabilities,
@@ -354,6 +355,15 @@ def test_a_run_measures_the_policy_that_it_trains(base):
     assert abs(moved["pass_at_1"][-1] - start) > 1e-3
     assert np.all(np.diff(moved["seconds"]) > 0)
     assert moved["diagnostics"]["reset/parse_rate"] > 0.5
+
+
+def test_two_groups_of_four_have_the_same_problem(tmp_path):
+    """GRPO's problems, eight of them in a batch, each twice and then once for every completion of a group."""
+    run = Run("micro", MICRO, "grpo in two fours", 1e-4)
+    trainer = make_trainer(run, AutoModelForCausalLM.from_pretrained(BASE_MODEL), str(tmp_path))
+    assert trainer.num_generations == 4
+    prompts = [row["prompt"] for row in next(iter(trainer.get_train_dataloader()))]
+    assert prompts == [problem.prompt for problem in sample_problems(MICRO, 16, run.seed)[:8] for _ in range(8)]
 
 
 def test_a_run_that_diverges_has_failed_from_there_on():
