@@ -32,7 +32,6 @@ tokens: the 2,000 and 4,000 tokens are 4 and 8 of these texts, one behind the ot
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,8 +46,9 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.common.drawing import GRAY, TEXT, new_figure, save
-from benchmarks.common.measuring import QUIET, compact_json, prepare
+from benchmarks.common.measuring import QUIET, prepare
 from benchmarks.common.methods import METHODS
+from benchmarks.common.stored import parse_or_draw, store
 from benchmarks.credit.pictures import entropies_of
 from benchmarks.credit.quality import COMPLETIONS, complete, longest
 from credit_trl import token_credit
@@ -356,16 +356,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", type=int, default=8, help="of the testbed's completions, of each setting")
     parser.add_argument("--text-model", help="folder of SmolLM2-135M-Instruct; the testbed's completions alone without")
-    parser.add_argument(
-        "--output", type=Path, help="JSON file to write, with a picture next to it; prints only without it"
-    )
-    parser.add_argument("--plot_only", action="store_true", help="draw the picture of --output as it is")
-    arguments = parser.parse_args()
-    if arguments.plot_only:
-        if arguments.output is None:
-            parser.error("--plot_only draws what --output holds: give --output")
-        draw(json.loads(arguments.output.read_text()), arguments.output.with_suffix(".png"))
-        return
+    arguments = parse_or_draw(parser, draw)
     prepare()
     torch.manual_seed(0)
     result = {
@@ -377,10 +368,7 @@ def main() -> None:
         "measured": measured(arguments.batches, arguments.text_model),
     }
     print(tables(result))
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(compact_json(rounded(result)))
-        draw(result, arguments.output.with_suffix(".png"))
+    store(rounded(result), arguments.output, draw)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ Intervals are 95% bootstrap percentiles, over batches and over failed completion
 """
 
 import argparse
-import json
 import random
 import sys
 import tempfile
@@ -47,6 +46,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from benchmarks.common.drawing import TEXT, method_title, new_figure, save
 from benchmarks.common.measuring import QUIET, prepare, processor
 from benchmarks.common.methods import METHODS
+from benchmarks.common.stored import parse_or_draw, store
 from credit_trl.resets.localization import FailedCompletion, format_localization_prompt, parse_localization
 from credit_trl.resets.steps import split_steps
 from credit_trl.testbed import (
@@ -494,16 +494,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(COMPARED))
     parser.add_argument("--failures", type=int, default=2000, help="failed completions to localize, of each setting")
     parser.add_argument("--suffixes", type=int, default=2, help="continuations of each of their prefixes")
-    parser.add_argument(
-        "--output", type=Path, help="JSON file to write, with a picture next to it; prints only without it"
-    )
-    parser.add_argument("--plot_only", action="store_true", help="draw the picture of --output as it is")
-    arguments = parser.parse_args()
-    if arguments.plot_only:
-        if arguments.output is None:
-            parser.error("--plot_only draws what --output holds: give --output")
-        draw(json.loads(arguments.output.read_text()), arguments.output.with_suffix(".png"))
-        return
+    arguments = parse_or_draw(parser, draw)
     prepare()
     rng = np.random.default_rng(0)
     torch.manual_seed(0)
@@ -536,10 +527,7 @@ def main() -> None:
         "localization": localization,
     }
     print(tables(result))
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(result, indent=1) + "\n")
-        draw(result, arguments.output.with_suffix(".png"))
+    store(result, arguments.output, draw)
 
 
 if __name__ == "__main__":

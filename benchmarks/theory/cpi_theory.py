@@ -14,7 +14,6 @@ oracle's, which the theorem is about, do not depend on it.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +23,7 @@ from matplotlib import rc_context
 from tqdm.auto import tqdm
 
 from benchmarks.common.drawing import TEXT, new_figure, save
+from benchmarks.common.stored import parse_or_draw, store
 from benchmarks.theory.cpi import (
     FAMILIES,
     certify,
@@ -194,9 +194,9 @@ def measure(family: str, shares: list[float], seeds: int, whole_seeds: int, rng,
 
 
 @rc_context(TEXT)
-def draw(families: dict, path: Path) -> None:
+def draw(result: dict, path: Path) -> None:
     """Draw samples and improvement of an iteration over p, in the family of constant advantages, with slopes."""
-    family = families["graded"]
+    family = result["families"]["graded"]
     p = np.array([instance["p"] for instance in family["instances"]])
     figure = new_figure(4.4)
     quantities = {"samples": "samples of an iteration", "improvement": "exact improvement of an iteration"}
@@ -251,16 +251,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=400, help="for the first iteration")
     parser.add_argument("--whole-seeds", type=int, default=8, help="for runs to half of the gap; 0 leaves them out")
     parser.add_argument("--smallest", type=int, default=6, help="k of the smallest share of shaky thoughts, 2^-k")
-    parser.add_argument(
-        "--output", type=Path, help="JSON file to write, with a picture next to it; prints only without it"
-    )
-    parser.add_argument("--plot_only", action="store_true", help="draw the picture of --output as it is")
-    arguments = parser.parse_args()
-    if arguments.plot_only:
-        if arguments.output is None:
-            parser.error("--plot_only draws what --output holds: give --output")
-        draw(json.loads(arguments.output.read_text())["families"], arguments.output.with_suffix(".png"))
-        return
+    arguments = parse_or_draw(parser, draw)
     shares = [2.0**-k for k in range(1, arguments.smallest + 1)]
     rng = np.random.default_rng(0)
     kinds = len(RULES) + len(WHOLE_RUNS) * (arguments.whole_seeds > 0)
@@ -270,17 +261,14 @@ def main() -> None:
             for family in FAMILIES
         }
     print(table(families))
-    if arguments.output:
-        result = {
-            "command": "python " + " ".join(["-m", "benchmarks.theory.cpi_theory", *sys.argv[1:]]),
-            "numpy": np.__version__,
-            "seeds": arguments.seeds,
-            "whole_seeds": arguments.whole_seeds,
-            "families": families,
-        }
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(result, indent=1) + "\n")
-        draw(families, arguments.output.with_suffix(".png"))
+    result = {
+        "command": "python " + " ".join(["-m", "benchmarks.theory.cpi_theory", *sys.argv[1:]]),
+        "numpy": np.__version__,
+        "seeds": arguments.seeds,
+        "whole_seeds": arguments.whole_seeds,
+        "families": families,
+    }
+    store(result, arguments.output, draw)
 
 
 if __name__ == "__main__":
