@@ -383,6 +383,7 @@ def test_a_training_step_without_the_loss_is_an_error(by_hand, monkeypatch):
 def test_a_subclass_with_a_training_step_of_its_own_is_an_error(by_hand, trainer_class):
     class Stepping(trainer_class):
         def training_step(self, model, inputs, num_items_in_batch=None):
+            model.train()
             loss = ignoring("tool_mask")(self, model, self._prepare_inputs(inputs))
             self.accelerator.backward(loss)
             return loss.detach()
