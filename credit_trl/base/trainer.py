@@ -92,6 +92,15 @@ class CreditTrainer(GRPOTrainer):
         check_fills_a_batch(self)
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
+    def check_loss(self) -> None:
+        """Raise `RuntimeError` if the loss of the micro-batch that was just trained went past the credit assignment."""
+
+    def floating_point_ops(self, inputs):
+        # The Trainer asks for this between the backward pass of every micro-batch and the optimizer's step, also where
+        # a user's subclass has a `training_step` that does not call the trainer's.
+        self.check_loss()
+        return super().floating_point_ops(inputs)
+
     # --- samples and rewards ---
 
     def _generate_single_turn(self, prompt_ids, *rest, **keywords):

@@ -86,6 +86,7 @@ class SRPOTrainer(ExactResumeMixin, CreditTrainer):
         self._correctness = checks.correctness_index(self.reward_func_names, self.args.correctness_reward)
         self._engine = TrainerEngine(self)
         self._rollout: Rollout | None = None
+        self._loss_seen = False  # whether TRL computed the loss of this micro-batch
         self.rollout_records: list[CompletionRecord] = []  # of this process's last generation batch
         checks.refuse_column(checks.ROLE, checks.column_names(self), "the data set")
         functions = zip(self.reward_func_names, self.reward_funcs, strict=True)
@@ -167,11 +168,10 @@ class SRPOTrainer(ExactResumeMixin, CreditTrainer):
             inputs = [{**row, "completion_role": "fresh"} for row in inputs]
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
 
-    def training_step(self, *positional, **keywords):
-        self._loss_seen = False
-        loss = super().training_step(*positional, **keywords)
+    def check_loss(self) -> None:
+        super().check_loss()
         checks.check_seen(self, self._loss_seen)
-        return loss
+        self._loss_seen = False
 
     def _compute_loss(self, model, inputs):
         handed = LossInputs.of(inputs)

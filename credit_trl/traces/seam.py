@@ -5,6 +5,7 @@ import sys
 import torch
 from trl import GRPOTrainer
 
+from ..base.data_checks import KNOWN_PACKAGES
 from ..base.loss_inputs import LossInputs
 
 
@@ -74,20 +75,21 @@ def loss_went_past(trainer: GRPOTrainer, what: str) -> str:
         )
     else:
         advice = (
-            "Leave out whatever replaces or patches TRL's GRPOTrainer, or use the version of TRL that "
-            "credit_trl is tested with."
+            "Leave out whatever replaces or patches TRL's GRPOTrainer, let a subclass's method call the one that it "
+            "overrides, or use the version of TRL that credit_trl is tested with."
         )
     return (
         f"{what} Going on would train plain GRPO, without the credit of {name}, and nothing would show it. The weights "
-        f"are those of the last finished step. {_foreign_methods()}{advice}"
+        f"are those of the last finished step. {_foreign_methods(type(trainer))}{advice}"
     )
 
 
-def _foreign_methods() -> str:
-    """Return a sentence that names the methods of `GRPOTrainer` whose code is not in TRL; none: an empty string."""
+def _foreign_methods(trainer_class: type[GRPOTrainer]) -> str:
+    """Return sentences that name the methods on the way to the loss whose code is of another package; or nothing."""
     foreign = []
-    for name in ("training_step", "prediction_step", "compute_loss", "_compute_loss"):
-        module = getattr(getattr(GRPOTrainer, name), "__globals__", {}).get("__name__", "a module without a name")
-        if module.split(".")[0] not in ("trl", "transformers"):
-            foreign.append(f"GRPOTrainer.{name} is not TRL's but comes from {module}.")
+    for kind in trainer_class.__mro__:
+        for name in ("training_step", "prediction_step", "compute_loss", "_compute_loss"):
+            module = getattr(vars(kind).get(name), "__globals__", {}).get("__name__", "a module without a name")
+            if name in vars(kind) and module.split(".")[0] not in KNOWN_PACKAGES:
+                foreign.append(f"{kind.__name__}.{name} is not TRL's but comes from {module}.")
     return " ".join([*foreign, ""])

@@ -31,6 +31,8 @@ from .seam import OwnRatioBeta, check_credit_arrived, loss_went_past
 
 logger = get_logger(__name__)
 
+LOG_PROBABILITIES = "_get_per_token_logps_and_entropies"  # the method that TRL's loss asks
+
 
 class TraceCredit(CreditTrainer):
     """Put traces into TRL's loss, and resume as TRL does: `TraceTrainer` adds exact resume.
@@ -56,47 +58,56 @@ class TraceCredit(CreditTrainer):
     def __init__(self, model, reward_funcs=None, args: GRPOConfig | None = None, **keywords):
         super().__init__(model, reward_funcs, args, **keywords)
         self.importance_sampling_level = "token"  # what the loss reads: "sequence" in a plain config is replaced
-        self._loss_inputs: LossInputs | None = None  # the inputs of the loss that is being computed
-        self._losses_with_credit = 0  # of the step
+        self._credit_arrived = False  # whether the loss of this micro-batch used the trace
         self._pending_totals: dict[str, list[torch.Tensor]] = {"train": [], "eval": []}
         for notice in notices(self.args, self.model):
             logger.warning(notice)
 
-    def training_step(self, *positional, **keywords):
-        with self._expect_credit():
-            return super().training_step(*positional, **keywords)
-
     def prediction_step(self, *positional, **keywords):
-        with self._expect_credit():
-            return super().prediction_step(*positional, **keywords)
+        result = super().prediction_step(*positional, **keywords)
+        self.check_loss()
+        return result
 
-    @contextmanager
-    def _expect_credit(self) -> Iterator[None]:
-        """Raise `RuntimeError` where a step ends without a loss that used the trace, before the optimizer's step."""
-        self._losses_with_credit = 0
-        yield
-        if not self._losses_with_credit:
+    def check_loss(self) -> None:
+        super().check_loss()
+        if not self._credit_arrived:
             raise RuntimeError(loss_went_past(self, "The step ended without calling the trainer's `_compute_loss`."))
+        self._credit_arrived = False
 
     def _compute_loss(self, model, inputs):
-        self._loss_inputs = handed = LossInputs.of(inputs)
+        handed = LossInputs.of(inputs)
         beta, bias_correction = self.beta, self.args.use_bias_correction_kl
         try:
-            loss = super()._compute_loss(model, handed)
+            with self._assigning_credit(handed):
+                loss = super()._compute_loss(model, handed)
             check_credit_arrived(self, handed, self.beta)
         finally:
-            self._loss_inputs = None
             self.beta, self.args.use_bias_correction_kl = beta, bias_correction
-        self._losses_with_credit += 1
+        self._credit_arrived = True
         return loss
 
-    def _get_per_token_logps_and_entropies(self, *args, **kwargs):
-        computed = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        if self._loss_inputs is not None:  # outside of the loss a library's own method may return something else
-            self._loss_inputs.times_asked += 1
+    @contextmanager
+    def _assigning_credit(self, inputs: LossInputs) -> Iterator[None]:
+        """Assign the credit to the log-probabilities that the loss gets, whoever computes them.
+
+        A user's subclass may have a forward pass of its own, take the batch in parts, or change what TRL returns.
+        """
+        compute = self._get_per_token_logps_and_entropies
+        patch = {name: value for name, value in vars(self).items() if name == LOG_PROBABILITIES}  # somebody's
+
+        def compute_and_assign(*args, **kwargs):
+            computed = compute(*args, **kwargs)
+            inputs.times_asked += 1
             logps, entropies, _ = computed
-            self._assign_credit(logps, entropies, self._loss_inputs)
-        return computed
+            self._assign_credit(logps, entropies, inputs)
+            return computed
+
+        vars(self)[LOG_PROBABILITIES] = compute_and_assign
+        try:
+            yield
+        finally:
+            del vars(self)[LOG_PROBABILITIES]
+            vars(self).update(patch)
 
     def _assign_credit(self, logps: torch.Tensor, entropies: torch.Tensor, inputs: LossInputs) -> None:
         """Replace what the loss is about to read from `inputs` by its traced counterpart."""

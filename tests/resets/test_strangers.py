@@ -379,6 +379,22 @@ def test_a_training_step_without_the_loss_is_an_error(by_hand, monkeypatch):
         by_hand().train()
 
 
+@pytest.mark.parametrize("trainer_class", [SRPOTrainer, SRPOTraceTrainer])
+def test_a_subclass_with_a_training_step_of_its_own_is_an_error(by_hand, trainer_class):
+    class Stepping(trainer_class):
+        def training_step(self, model, inputs, num_items_in_batch=None):
+            model.train()
+            loss = ignoring("tool_mask")(self, model, self._prepare_inputs(inputs))
+            self.accelerator.backward(loss)
+            return loss.detach()
+
+    trainer = by_hand(trainer=Stepping, config=trainer_class.config_class)
+    before = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
+    with pytest.raises(RuntimeError, match=r"without .*training_step is .*from tests\.resets"):
+        trainer.train()
+    same_weights(trainer.model.state_dict(), before)
+
+
 def test_a_batch_with_another_mask_is_an_error(by_hand, monkeypatch):
     theirs = GRPOTrainer._generate_and_score_completions
 

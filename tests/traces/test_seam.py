@@ -8,6 +8,7 @@ import torch
 from trl import GRPOTrainer
 
 from credit_trl import GRPOLambdaConfig, GRPOLambdaTrainer, STraceConfig, STraceTrainer
+from tests.helpers.comparing import largest_difference, same_log, same_weights
 
 TRAINERS = {
     "s_trace": (STraceTrainer, STraceConfig, dict()),
@@ -94,19 +95,103 @@ def test_a_training_step_past_the_trainers_loss_is_an_error(run, monkeypatch, me
         run(trainer_class, config_class, **options)
 
 
-@pytest.mark.parametrize("name", ["compute_loss", "_get_per_token_logps_and_entropies"])
+@pytest.mark.parametrize("evaluated", [False, True])
 @pytest.mark.parametrize("method", TRAINERS)
-def test_a_method_that_is_replaced_on_the_trainer_is_an_error(run, method, name):
+def test_a_subclass_with_a_training_step_of_its_own_is_an_error(run, prompts, method, evaluated):
+    trainer_class, config_class, options = TRAINERS[method]
+    before = {}
+
+    class Stepping(trainer_class):
+        def training_step(self, model, inputs, num_items_in_batch=None):
+            before.update((name, value.clone()) for name, value in self.model.state_dict().items())
+            model.train()
+            loss = past_the_forward_pass(self, model, self._prepare_inputs(inputs))
+            self.accelerator.backward(loss)
+            steps.append(self)
+            return loss.detach()
+
+    steps = []
+    if evaluated:  # whose losses have the credit
+        options = options | dict(eval_strategy="steps", eval_on_start=True, per_device_eval_batch_size=4)
+    with pytest.raises(
+        RuntimeError, match=r"without calling .*Stepping\.training_step is not TRL's but comes from tests"
+    ):
+        run(Stepping, config_class, trainer_options=dict(eval_dataset=prompts), **options)
+    assert len(steps) == 1
+    assert all(torch.equal(value, before[name]) for name, value in steps[0].model.state_dict().items())
+
+
+@pytest.mark.parametrize("method", TRAINERS)
+def test_a_loss_that_is_replaced_on_the_trainer_is_an_error(run, method):
     trainer_class, config_class, options = TRAINERS[method]
 
     class Replaced(trainer_class):
         def train(self, **keywords):
-            theirs = own_compute_loss if name == "compute_loss" else getattr(GRPOTrainer, name)
-            setattr(self, name, types.MethodType(theirs, self))
+            self.compute_loss = types.MethodType(own_compute_loss, self)
             return super().train(**keywords)
 
     with pytest.raises(RuntimeError, match=PLAIN):
         run(Replaced, config_class, **options)
+
+
+def halved(method):
+    """Return `method` with half of its log-probabilities."""
+
+    def compute(self, *args, **kwargs):
+        logps, *others = method(self, *args, **kwargs)
+        return logps / 2, *others
+
+    return compute
+
+
+@pytest.mark.parametrize("where", ["a subclass", "the trainer"])
+@pytest.mark.parametrize("method", TRAINERS)
+def test_the_credit_is_of_the_log_probabilities_that_the_loss_gets(run, monkeypatch, method, where):
+    """A user's method that changes what TRL computes acts as if TRL's own did."""
+    trainer_class, config_class, options = TRAINERS[method]
+
+    class Halved(trainer_class):
+        if where == "a subclass":
+            _get_per_token_logps_and_entropies = halved(trainer_class._get_per_token_logps_and_entropies)
+
+        def train(self, **keywords):
+            if where == "the trainer":
+                theirs = halved(GRPOTrainer._get_per_token_logps_and_entropies)
+                self._get_per_token_logps_and_entropies = types.MethodType(theirs, self)
+            return super().train(**keywords)
+
+    trainer, actual, log = run(Halved, config_class, **options)
+    assert ("_get_per_token_logps_and_entropies" in vars(trainer)) == (where == "the trainer")
+    monkeypatch.setattr(
+        GRPOTrainer, "_get_per_token_logps_and_entropies", halved(GRPOTrainer._get_per_token_logps_and_entropies)
+    )
+    _, expected, expected_log = run(trainer_class, config_class, **options)
+    same_weights(actual, expected)
+    same_log(log, expected_log)
+
+
+@pytest.mark.parametrize("method", TRAINERS)
+def test_a_subclass_with_a_forward_pass_of_its_own_or_in_parts_trains(run, method):
+    trainer_class, config_class, options = TRAINERS[method]
+
+    class Own(trainer_class):
+        def _get_per_token_logps_and_entropies(self, *args, **kwargs):
+            return GRPOTrainer._get_per_token_logps_and_entropies(self, *args, **kwargs)
+
+    class InParts(trainer_class):
+        def _get_per_token_logps_and_entropies(self, model, ids, mask, keep, *args, **kwargs):
+            compute = super()._get_per_token_logps_and_entropies
+            parts = [
+                compute(model, ids[i : i + 2], mask[i : i + 2], keep, *args, **kwargs) for i in range(0, len(ids), 2)
+            ]
+            logps, entropies, _ = zip(*parts, strict=True)
+            return torch.cat(logps), None if entropies[0] is None else torch.cat(entropies), None
+
+    _, expected, _ = run(trainer_class, config_class, max_steps=2, **options)
+    _, actual, _ = run(Own, config_class, max_steps=2, **options)
+    same_weights(actual, expected)
+    _, actual, _ = run(InParts, config_class, max_steps=2, **options)
+    assert largest_difference(actual, expected) < 1e-4
 
 
 @pytest.mark.parametrize("method", TRAINERS)
