@@ -124,11 +124,14 @@ def notices(functions: Mapping[str, Any], args: SRPOConfig, localizer: str | Loc
         if not isinstance(function, torch.nn.Module)
         and str(getattr(function, "__module__", "")).split(".")[0] not in ("credit_trl", "trl")
     ]
-    if names and base_size:
+    if names:
+        calls = [f"for {base_size} completions of each prompt, which stand side by side"] * (base_size > 0)
+        if not base_size or args.seed_source == "fresh":
+            calls.append(f"for one drawn completion of each prompt, up to {args.max_seed_attempts} times")
         yield (
-            f"Reward functions are called twice for a batch: for {base_size} completions of each prompt, which stand "
-            f"side by side, and after the resets for the other {G - base_size}. If {', '.join(names)} compares the "
-            f"completions of a prompt, group them by `prompts`: to slice by num_generations={G} would mix prompts."
+            f"Reward functions are called several times for a batch: {', '.join(calls)}, and after the resets for the "
+            f"other {G - base_size}. If {', '.join(names)} compares the completions of a prompt, group them by "
+            f"`prompts`: to slice by num_generations={G} would mix prompts."
         )
 
 

@@ -5,6 +5,7 @@ A check is given the configuration, an `SRPOConfig`, and the name of its class, 
 """
 
 import math
+import re
 from typing import Any
 
 from ..base.config import check_choice, check_integer, check_number
@@ -82,6 +83,12 @@ def check_localization(config: Any, name: str) -> None:
         raise ValueError(
             f"step_delimiter must be a string that is not empty, or a list of them, got {config.step_delimiter!r}. "
             "A function goes to SRPOTrainer(step_delimiter=...)"
+        )
+    # A shell hands on "\n" as two characters, and so does YAML without double quotes. No model writes them.
+    if any(re.search(r"\\n(?![A-Za-z])", delimiter) for delimiter in delimiters):
+        raise ValueError(
+            f"step_delimiter={config.step_delimiter!r} has a backslash and an n where a line break is meant, and would "
+            f"occur in no completion. In a shell write --step_delimiter $'\\n', in a YAML file \"\\n\" in double quotes"
         )
     if config.localization_template is not None:
         if not isinstance(config.localization_template, str):

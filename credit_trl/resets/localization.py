@@ -235,9 +235,10 @@ def _step_number(answer: Any, num_steps: int) -> int | None:
 
 
 def _parts(message: Message) -> list[dict[str, Any]]:
-    content = message["content"]
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+    content = message["content"]  # None beside the calls of tools
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content or []
 
 
 def _content(message: Message) -> str:
-    return "".join(part.get("text", "") for part in _parts(message))
+    # A data set gives all parts the same keys, so that an image has the text None.
+    return "".join(part.get("text") or "" for part in _parts(message))

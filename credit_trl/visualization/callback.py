@@ -25,7 +25,8 @@ class CreditHeatmapCallback(TrainerCallback):
     read by a hook on the model that is in place during those steps only, and costs a copy of a few (B, T) tensors to
     the CPU then. In distributed training the main process draws completions of its own.
 
-    Below them stand the resets of up to as many failed completions, where an `SRPOTrainer` generated in that step.
+    Below them stand the resets of up to as many failed completions of the batch that an `SRPOTrainer` generated last,
+    which the step trains on.
 
     Each picture is written to `<output_dir>/credit/credit_<step>.html`, and logged as `credit` to those of Trackio,
     W&B (both as HTML) and TensorBoard (as an image) that are in `args.report_to`.
@@ -48,21 +49,18 @@ class CreditHeatmapCallback(TrainerCallback):
         self.num_completions = num_completions
         self._hook: torch.utils.hooks.RemovableHandle | None = None  # in place during a step that is drawn
         self._seen: dict[str, Any] = {}  # tensors of the step's last loss
-        self._before: list[CompletionRecord] = []  # records of the rollout before the step
 
     def on_step_begin(self, args, state, control, **kwargs):
         if (state.global_step + 1) % self.every == 0 and state.is_world_process_zero:
-            self._before = getattr(self.trainer, "rollout_records", [])
             self._hook = self.trainer.model.register_forward_hook(self._watch_forward)
 
     def on_step_end(self, args, state, control, **kwargs):
         if self._hook is None:
             return
         self._hook.remove()
-        records = getattr(self.trainer, "rollout_records", [])
-        trees = reset_trees([] if records is self._before else records, self._decode)[: self.num_completions]
+        trees = reset_trees(getattr(self.trainer, "rollout_records", []), self._decode)[: self.num_completions]
         completions = self._completions() if self._seen else []
-        self._hook, self._seen, self._before = None, {}, []
+        self._hook, self._seen = None, {}
         if completions:
             picture = _draw(completions, trees, state.global_step)
             picture.save(Path(args.output_dir) / "credit" / f"credit_{state.global_step:05d}.html")

@@ -88,5 +88,6 @@ class RewardProgress(ProgressCallback):
     """
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.training_bar is not None and logs is not None and "reward" in logs:
+        # TRL logs None where no reward function scored a completion of the window.
+        if self.training_bar is not None and logs is not None and logs.get("reward") is not None:
             self.training_bar.set_postfix(reward=f"{logs['reward']:.3f}")

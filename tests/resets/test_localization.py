@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -268,6 +269,20 @@ def test_several_turns_keep_their_roles_and_parts_their_text():
         ("user", [{"type": "text", "text": "Hi."}, {"type": "image"}]), ("assistant", "Yes?"), ("user", "4+5")
     )
     assert failed.problem == "User: Hi.\n\nAssistant: Yes?\n\nUser: 4+5"
+
+
+def test_keys_that_a_data_set_fills_up_with_none_are_no_text():
+    """As `datasets` gives an image the text None and a call of a tool the content None."""
+    parts = [{"type": "image", "image": "a.png"}, {"type": "text", "text": "Read it."}]
+    messages = [
+        {"role": "user", "content": parts},
+        {"role": "assistant", "content": None, "tool_calls": [{"type": "function"}]},
+        {"role": "tool", "content": [{"type": "text", "text": "4"}]},
+    ]
+    failed = FailedCompletion(Dataset.from_dict({"prompt": [messages]})[0]["prompt"], STEPS)
+    assert failed.problem == "User: Read it.\n\nAssistant: \n\nTool: 4"
+    [asked] = format_localization_prompt(failed, "{problem}{steps}")
+    assert [part["type"] for part in asked["content"]] == ["image", "text"]
 
 
 def test_a_template_of_ones_own():

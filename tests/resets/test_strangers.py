@@ -176,9 +176,15 @@ def test_a_notice_says_what_differs_for_functions_that_slice(make, caplog):
     make(reward=[answer_reward, ranked])
     (record,) = [record for record in caplog.records if "num_generations=8" in record.message]
     assert "for 4 completions of each prompt" in record.message and "other 4. If ranked compares" in record.message
+    assert "drawn" not in record.message
+    for options, others in ((dict(suffixes_per_prefix=8), 8), (dict(seed_source="fresh"), 4)):
+        caplog.clear()
+        make(reward=ranked, max_seed_attempts=3, **options)
+        (record,) = [record for record in caplog.records if "num_generations=8" in record.message]
+        assert "for one drawn completion of each prompt, up to 3 times" in record.message
+        assert f"other {others}. If ranked compares" in record.message
     caplog.clear()
     make(reward=answer_reward)  # this package's own look at one completion at a time
-    make(reward=ranked, suffixes_per_prefix=8)  # all of a prompt's completions are scored at once
     assert not any("num_generations" in record.message for record in caplog.records)
 
 

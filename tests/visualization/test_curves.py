@@ -3,7 +3,7 @@
 import pytest
 from matplotlib.image import imread
 
-from credit_trl.visualization.curves import learning_curve, smoothed
+from credit_trl.visualization.curves import RewardProgress, learning_curve, smoothed
 
 
 def test_smoothing_is_a_weighted_mean_of_the_past():
@@ -26,3 +26,16 @@ def test_curve_shows_the_rewards(tmp_path):
 def test_no_reward_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="no `reward`"):
         learning_curve([{"step": 1, "loss": 0.5}], tmp_path / "curve.png")
+
+
+def test_the_bar_shows_the_last_reward_that_there_was():
+    class Bar:
+        def set_postfix(self, **values):
+            vars(self).update(values)
+
+    progress = RewardProgress()
+    progress.training_bar = bar = Bar()
+    for reward in (0.25, None):  # the second time no reward function scored anything
+        progress.on_log(None, None, None, logs={"reward": reward})
+    progress.on_log(None, None, None, logs={"train_runtime": 3.0})
+    assert bar.reward == "0.250"

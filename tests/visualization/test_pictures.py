@@ -552,15 +552,15 @@ def test_a_step_with_resets_shows_prefixes_and_trees(tiny_model, prompts, tmp_pa
     assert sorted(shown) == sorted(wanted)
 
 
-def test_a_reset_without_a_named_step_is_called_so_and_no_tree_is_drawn_without_a_rollout(
+def test_a_reset_without_a_named_step_is_called_so_and_is_drawn_in_every_step_on_its_completions(
     tiny_model, prompts, tmp_path
 ):
     options = dict(localizer="random", max_steps=2)
     trainer, _ = watched(SRPOTrainer, SRPOConfig, tiny_model, prompts, tmp_path, **options)
     trainer.train()
-    marks = written(tmp_path, 1).text_of("mark")
-    assert any(text.startswith("no step was named") for text in marks)
-    assert not written(tmp_path, 2).text_of("tree")  # the second iteration on the same completions
+    first, second = (written(tmp_path, step) for step in (1, 2))  # two iterations on the same completions
+    assert any(text.startswith("no step was named") for text in first.text_of("mark"))
+    assert first.text_of("tree") and second.text_of("tree") == first.text_of("tree")
 
 
 def test_pictures_come_when_they_are_due_and_leave_no_trace(tiny_model, prompts, tmp_path):
