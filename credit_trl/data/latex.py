@@ -32,6 +32,7 @@ _CLOSING = {"$$": "$$", "$": "$", "\\(": "\\)", "\\[": "\\]"}
 
 _NUMBER = re.compile(r"([+-]?)(\d+|\d{1,3}(?:,\d{3})+)?(\.\d*)?(?:[eE]([+-]?\d{1,3}))?")
 _FRACTION = re.compile(r"([+-]?)(?:(\d+)\s*/\s*(\d+)|\\[dt]?frac\s*\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\})")
+_SCIENTIFIC = re.compile(r"([+-]?\d+(?:\.\d+)?)\s*\\(?:times|cdot)\s*10\s*\^\s*(?:\{\s*([+-]?\d{1,3})\s*\}|(\d))")
 LONGEST_NUMBER = 400  # characters; longer numbers are left to the slow comparison, which is bounded in time
 
 
@@ -149,7 +150,7 @@ def math_spans(text: str) -> list[tuple[int, int, str]]:
 def number_value(text: str) -> Fraction | None:
     """Return the exact value of an integer, a decimal, a number with an exponent or a fraction of integers.
 
-    "1,234", "-0.5", "2e-05", "3/4" and `\\frac{3}{4}` are such; `None` for everything else.
+    "1,234", "-0.5", "2e-05", "3/4", `\\frac{3}{4}` and `2 \\times 10^{-5}` are such; `None` for everything else.
     """
     if len(text) > LONGEST_NUMBER:
         return None
@@ -157,6 +158,9 @@ def number_value(text: str) -> Fraction | None:
     if fraction:
         top, bottom = int(fraction[2] or fraction[4]), int(fraction[3] or fraction[5])
         return None if bottom == 0 else Fraction(-top if fraction[1] == "-" else top, bottom)
+    scientific = _SCIENTIFIC.fullmatch(text)
+    if scientific:
+        return Fraction(f"{scientific[1]}e{scientific[2] or scientific[3]}")
     number = _NUMBER.fullmatch(text)
     if number is None or not any(character.isdigit() for character in text):
         return None

@@ -29,7 +29,8 @@ _SPACED_THOUSANDS = re.compile(r"-?\d{1,3}(?: \d{3})+(?:\.\d+)?")
 _SYMBOLS = {
     "°": "^\\circ ", "º": "^\\circ ", "π": "\\pi ", "∞": "\\infty ", "×": "\\times ", "·": "\\cdot ", "÷": "\\div ",
     "≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ", "±": "\\pm ", "∪": "\\cup ", "∩": "\\cap ", "∈": "\\in ",
-    "∅": "\\emptyset ", "θ": "\\theta ", "½": "\\frac{1}{2}", "¼": "\\frac{1}{4}", "¾": "\\frac{3}{4}",
+    "∅": "\\emptyset ", "≈": "\\approx ", "θ": "\\theta ",
+    "½": "\\frac{1}{2}", "¼": "\\frac{1}{4}", "¾": "\\frac{3}{4}",
 }  # fmt: skip
 _SYMBOL = re.compile("|".join(_SYMBOLS))
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
@@ -39,7 +40,9 @@ _BIG = re.compile(r"\\[bB]igg?[lrm]?(?=\s*(?:[()\[\]|]|\\[{}|lr]))")
 _BRACES = {"lbrace": "\\{", "rbrace": "\\}", "langle": "(", "rangle": ")"}
 _BRACE_NAME = re.compile(rf"\\({'|'.join(_BRACES)})(?![a-zA-Z])")
 _UPRIGHT = re.compile(r"\\(?:mathrm|text|operatorname)\s*\{([ie])\}")
-_ABOUT = re.compile(r"(?:\\(?:approx|sim|simeq)(?![a-zA-Z])|≈|(?i:about|approximately)\b)\s*(?=[-\d.\\$])")
+_ABOUT = re.compile(r"\A(?:\\(?:approx|sim|simeq)(?![a-zA-Z])|(?i:about|approximately)\b)\s*(?=[-\d.\\$])")
+_SPACED_BRACE = re.compile(r"(\\(?:text|math)[a-z]*)\s+(?=\{)")  # "20 \text { cm }", as scanned problems have it
+_MIXED = re.compile(r"(-?\d+) (\d+)/(\d+)")
 _SPACED = r"(?:\s|~|\\[ ,;:!])*"
 _AMOUNT = r"(-?\d[\d,]{0,30}(?:\.\d{1,30}|/\d{1,30})?)"
 _SCALES = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
@@ -47,13 +50,15 @@ _SCALED = re.compile(
     rf"(?<![/\d])(-?\d[\d,]{{0,30}}(?:\.\d{{1,30}})?){_SPACED}(\\(?:text|mathrm)\s*\{{\s*)?({'|'.join(_SCALES)})s?\b",
     re.IGNORECASE,
 )
-# "7 people", "20 m/s", "12 (twelve)": a number and its unit in words, not the product 7·p·e·o·p·l·e
+_CHINESE = "[\u4e00-\u9fff]"
+# "7 people", "20 m/s", "12 (twelve)", "5元": a number and its unit in words, not the product 7·p·e·o·p·l·e
 _NO_UNIT = (
     "times|plus|minus|over|or|and|to|hundred|dozen|squared|cubed|factorial|half|halves|thirds|quarters|fourths|fifths"
     "|tenths|hundredths|thousandths"
 )
 _COUNTED = re.compile(
-    rf"{_AMOUNT}\s+(?!(?:{_NO_UNIT})\b)({_WORDS}|\([a-z][a-z ]*\)|(?:[kcm]?m|mi|ft|in|[km]?g|m?[lL]|gal)\s*/\s*"
+    rf"{_AMOUNT}(?:\s+|(?={_CHINESE}))(?!(?:{_NO_UNIT})\b|[百千万亿])"
+    rf"({_WORDS}|\([a-z][a-z ]*\)|(?:[kcm]?m|mi|ft|in|[km]?g|m?[lL]|gal)\s*/\s*"
     r"(?:h|hr|min|s|sec|day|[kc]?m|m?[lL]|kg)(?:\^\{?\d\}?)?)"
 )
 _NAMED = re.compile(r"[^\W\d_]{3,}(?: [^\W\d_]+)? -?\d+")  # "September 2"
@@ -79,12 +84,15 @@ def tidy_math(text: str) -> str | None:
     text = text.replace(" ", "") if _SPACED_THOUSANDS.fullmatch(text) else text
     value = number_value(text)
     if value is not None:
-        return plain_number(Decimal(text)) if re.search("[eE]", text) and "frac" not in text else text
+        return plain_number(Decimal(text)) if re.search("[eE]", text) and "\\" not in text else text
     flat = " ".join(_TEXT.sub(r"\1", text).split())
     if is_named_number(flat) or (_ORDINARY_WORDS.fullmatch(text) and _has_words(text)):
         return f"\\text{{{flat}}}"
+    mixed = _MIXED.fullmatch(text)
+    if mixed:
+        return f"{mixed[1]}\\frac{{{mixed[2]}}}{{{mixed[3]}}}"
     counted = _COUNTED.fullmatch(text)
-    if counted and _has_words(counted[2]):
+    if counted and (_has_words(counted[2]) or re.match(_CHINESE, counted[2])):
         return f"{counted[1]}\\text{{ {counted[2]}}}"
     return text
 
@@ -118,6 +126,7 @@ def _in_latex(text: str) -> str:
     text = _POWER.sub(lambda match: f"^{{{match[0].translate(_RAISED)}}}", text)
     text = _SYMBOL.sub(lambda match: _SYMBOLS[match[0]], text)
     text = _BRACE_NAME.sub(lambda match: _BRACES[match[1]], _BIG.sub("", text))
+    text = _SPACED_BRACE.sub(r"\1", text).replace("~", " ")
     return _UPRIGHT.sub(r"\1", text)
 
 

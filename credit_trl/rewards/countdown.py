@@ -11,7 +11,8 @@ from .answers import Completion, completion_text, extract_answer, stated_answer
 
 _LONGEST = 300  # characters of an expression
 _SIGNS = {
-    "×": "*", "÷": "/", "\\times": "*", "\\cdot": "*", "\\div": "/", "\\left": "", "\\right": "", "$": "",
+    "\\(": "", "\\)": "", "\\[": "", "\\]": "",
+    "×": "*", "·": "*", "÷": "/", "\\times": "*", "\\cdot": "*", "\\div": "/", "\\left": "", "\\right": "", "$": "",
     "[": "(", "]": ")",
 }  # fmt: skip
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
@@ -26,7 +27,7 @@ def countdown_reward(
     expression has whole numbers, +, -, *, / and parentheses, also as LaTeX; "= 24" may follow it.
     """
     return [
-        float(_solves(completion_text(completion), list(numbers), goal))
+        float(_solves(completion_text(completion), [int(number) for number in numbers], int(goal)))
         for completion, numbers, goal in zip(completions, nums, target, strict=True)
     ]
 

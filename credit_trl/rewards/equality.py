@@ -22,7 +22,7 @@ import sys
 from functools import lru_cache
 
 from math_verify import LatexExtractionConfig, parse, verify
-from sympy import Add, Basic, Float, Mul, Pow, Product, Rational, Sum, binomial, factorial, factorial2
+from sympy import Add, Basic, Eq, Float, Mul, Pow, Product, Rational, Sum, binomial, factorial, factorial2
 
 WORKER_MEMORY = 2 * 1024**3  # bytes of address space; SymPy takes about 0.2e9
 MOST_DIGITS = 100_000
@@ -31,11 +31,17 @@ PARENT_CHECK_SECONDS = 1.0  # how often an idle supervisor looks whether its par
 PR_SET_PDEATHSIG = 1  # Linux: prctl(2)
 
 _CONFIG = [LatexExtractionConfig()]
-_SPACING = re.compile(r"\s|\\[,;:!]|\\(?:left|right|displaystyle)(?![a-zA-Z])|(?<=\\)[dt](?=frac)")
+# A space between digits stays: "1 1/2" is not "11/2"
+_SPACING = re.compile(
+    r"(?<![\d\s])\s+|\s+(?![\d\s])|\\[,;:!]|\\(?:left|right|displaystyle)(?![a-zA-Z])|(?<=\\)[dt](?=frac)"
+)
 _REPEATING = re.compile(r"(-?)(\d*)\.(\d*)\\(?:overline|bar)\s*\{?\s*(\d+)\s*\}?")
 _PLAIN_NAMES = re.compile(
     r"(?<![a-zA-Z\\])(?<!operatorname\{)(?<!mathrm\{)(pi|infty|sqrt(?=\s*\{)|(?:arc)?(?:sin|cos|tan)|log|ln)(?![a-zA-Z])"
 )
+# "5 \text{ hours } 15 \text{ minutes}", of which math-verify reads the first number alone
+_COMPOUND = re.compile(r"(?<=\d)\s*\\(?:text|mathrm)\{(?![^{}]*\b(?:to|mod|base)\b)[^{}]*\}\s*(?=\d)")
+_HALF_OF_DAY = re.compile(r"\d\s*(?:\\[,;: ]\s*)?(?:\\(?:text|mathrm)\{\s*)?([ap])\.?\s?m\b", re.IGNORECASE)
 _SET_NAMES = re.compile(r"\\mathbb\s+([A-Z])")
 
 
@@ -54,16 +60,19 @@ def equal(gold: str, answer: str) -> bool:
 
     math-verify decides, with its rules for variables, units, sets and intervals. On top of these, a gold smaller than
     0.001 is compared to four digits instead of six decimals, a percent sign that only one of the two has does not
-    count, repeating decimals are fractions, and an answer with numbers of more than 100,000 digits, or with as many
-    terms, is equal to nothing but its own text.
+    count, repeating decimals are fractions, a.m. is not p.m., and an answer with numbers of more than
+    100,000 digits, or with as many terms, is equal to nothing but its own text.
     """
     if compact(gold) == compact(answer):
         return True
     read_gold, read_answer = read(gold), read(answer)
     if max(map(_digits, read_answer[:1]), default=0) > MOST_DIGITS:
         return False
+    halves = [match[1].lower() for match in map(_HALF_OF_DAY.search, (gold, answer)) if match]
+    if len(set(halves)) == 2:
+        return False
     if verify(read_gold, read_answer, float_rounding=_decimals(read_gold), timeout_seconds=None):
-        return True
+        return not _differ_while_small(read_gold, read_answer)
     if ("%" in gold) != ("%" in answer):
         bare = [read(re.sub(r"\\?%", "", text)) for text in (gold, answer)]
         return verify(*bare, float_rounding=_decimals(bare[0]), timeout_seconds=None)
@@ -81,8 +90,19 @@ def read(text: str) -> list:
     """Return math-verify's reading of `text`: the expression and the text that it was read from, or the text alone."""
     text = _REPEATING.sub(_as_fraction, text)
     text = _PLAIN_NAMES.sub(r"\\\1", text).replace("\\varnothing", "\\emptyset")
-    text = _SET_NAMES.sub(r"\\mathbb{\1}", text)
-    return parse(f"${text}$", extraction_config=_CONFIG, parsing_timeout=None)
+    text = _COMPOUND.sub(", ", _SET_NAMES.sub(r"\\mathbb{\1}", text))
+    parsed = parse(f"${text}$", extraction_config=_CONFIG, parsing_timeout=None)
+    return [_without_known_sides(part) if isinstance(part, Basic) else part for part in parsed]
+
+
+def _without_known_sides(expression: Basic) -> Basic:
+    """Return `expression` with equations such as f(3) = 9 replaced by their right sides: math-verify solves equations,
+    and takes any two for equal that have no unknown."""
+
+    def has_no_unknown(part: Basic) -> bool:
+        return isinstance(part, Eq) and not part.free_symbols
+
+    return expression.replace(has_no_unknown, lambda part: part.rhs) if expression.has(Eq) else expression
 
 
 def _as_fraction(match: re.Match[str]) -> str:
@@ -106,6 +126,15 @@ def decimals(gold: float) -> int:
 
 def _decimals(gold: list) -> int:
     return decimals(float(gold[0])) if gold and getattr(gold[0], "is_Float", False) else 6
+
+
+def _differ_while_small(gold: list, answer: list) -> bool:
+    """Return whether two numbers, one of them below 0.001, differ within four digits: math-verify compares values such
+    as 1/2^99 and 1/2^98 by their difference, and ignores one that is small."""
+    values = [parsed[0].evalf() for parsed in (gold, answer) if getattr(parsed[0], "is_comparable", False)]
+    if len(values) < 2 or not values[0]:
+        return False
+    return bool(min(map(abs, values)) < 1e-3 and abs(values[1] / values[0] - 1) > 1e-4)
 
 
 def _digits(expression: Basic | str) -> float:

@@ -133,8 +133,8 @@ def _compare_plain(gold: str, given: str) -> Comparison | None:
     value, given_value = number_value(gold), number_value(given)
     if value is not None and given_value is not None:
         same = value == given_value
-        # Integers are exact, as math-verify has them; decimals and fractions are compared to some decimals.
-        if not same and _is_inexact(gold, value) and _is_inexact(given, given_value):
+        # As math-verify has it, integers are exact, and so are two fractions: 2022/2023 is no 2023/2024.
+        if not same and "." in gold + given and _is_inexact(gold, value) and _is_inexact(given, given_value):
             digits = decimals(float(value))
             same = round(value, digits) == round(given_value, digits)
         return same, f"[{value}, '{gold}']", f"[{given_value}, '{given}']"

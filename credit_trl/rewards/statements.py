@@ -21,11 +21,14 @@ _HEAD = re.compile(
     (?:
         (?:\s|[*_])*\b(?:is|are|should\s+be|must\s+be|would\s+be|will\s+be)\b
         (?!\s+(?:not|never|neither|unclear|unknown|unique|correct|right|wrong|incorrect|reasonable)\b) [\s*_:,]*
-        (?:(?:therefore|thus|hence|then|clearly|simply|indeed|exactly|equal\s+to)\b[\s*_:,]*)?
+        (?:(?:therefore|thus|hence|then|clearly|simply|indeed|exactly|equal\s+to|definitely|actually
+          |(?:most\s+)?likely|probably)\b[\s*_:,]*)?
       | [ \t*_]* [:=] [\s*_:]*
     )
     | \bfinal\s+answer[*_ \t]*\n[\s*_]*
-    | ^\#{4}(?:[ \t]+|(?=[-\d$]))
+    | ^\#{4}(?:(?=[-\d$])
+        # not a heading of words above more text
+        |[ \t]+(?=[^\w\n]*+(?:\d|[a-z]\b|(?:yes|no|true|false)\b)|[*_]*[$\\]|[^\n]*+\s*+\Z))
     """,
     re.IGNORECASE | re.VERBOSE | re.MULTILINE,
 )

@@ -23,6 +23,8 @@ def score(text, nums=(8, 3, 1), target=24):
         "I try 8 + 3.\nThe answer is 8 × 3 ÷ 1.",
         "<answer>$8 * 3 * 1$</answer>",
         "<answer>[8 * 3] * 1</answer>",
+        "<answer>\\( (8 * 3) * 1 = 24 \\)</answer>",
+        "<answer>\\[ 8 · 3 · 1 \\]</answer>",
         "<answer>−8 * 3 * −1</answer>",
         [{"role": "assistant", "content": "\\boxed{8 * 3 * 1}"}],
     ],
@@ -47,6 +49,10 @@ def test_wrong_ones(text):
 def test_fractions_are_exact():
     assert score("\\boxed{8 / (3 - 8 / 3)}", (8, 8, 3, 3), 24) == 1.0
     assert score("\\boxed{(1 / 3 + 1) * 3}", (1, 1, 3, 3), 4) == 1.0
+
+
+def test_numbers_that_are_text_count_as_numbers():
+    assert score("<answer>8 * 3 * 1</answer>", ("8", "3", "1"), "24") == 1.0
 
 
 def test_hostile_texts_take_no_time():

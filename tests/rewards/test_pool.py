@@ -53,6 +53,18 @@ def wait_until_gone(pid: int) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(("seconds", "level"), [(0.0, "WARNING"), (600.0, "INFO")])
+def test_a_busy_machine_is_warned_of_and_a_hostile_answer_is_not(monkeypatch, caplog, seconds, level):
+    monkeypatch.setattr(pool, "batch_seconds", lambda pairs: seconds)
+    monkeypatch.setattr(pool, "SLOW_SECONDS", 0.4)
+    with caplog.at_level("INFO", logger="credit_trl"):
+        assert compare([PAIR if level == "WARNING" else SLOW]) == [None]
+    (record,) = caplog.records
+    assert record.levelname == level
+    assert ("the machine is too busy to compare them in 0 seconds" in record.getMessage()) == (level == "WARNING")
+
+
 @pytest.mark.thorough
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(

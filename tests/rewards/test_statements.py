@@ -106,6 +106,9 @@ from credit_trl.rewards.statements import final_part
         ("Hence the answer is clearly (C).", "C"),
         (r"\boxed{A \quad B}", None),
         (r"\boxed{A \lor B}", None),
+        ("Answer: B\n\n#### Why\nA is too small.", "B"),
+        ("The answer is A.\n\n#### B\nI hope this helps.", "B"),
+        ("The answer is most likely B.", "B"),
         ("Answer: A - B", None),
     ],
 )
@@ -180,6 +183,8 @@ def test_extract_yes_no(text, word):
         ("The answer is Paris.", "Paris"),
         ("answer is 1,234", "1,234"),
         ("#### 12", "12"),
+        ("#### uncle\n", "uncle"),
+        ("The answer is 12.\n#### How it works\nWe add.", "12"),
         (r"\boxed{1} and \boxed{2}", "1, 2"),
         ("The answer is -5", "-5"),
         ("Answer: 3/4", "3/4"),
