@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import shlex
 from dataclasses import fields
 from pathlib import Path
 
@@ -16,10 +17,13 @@ from credit_trl import (
     STraceConfig,
     STraceTrainer,
 )
+from credit_trl.cli.arguments import parse
 from credit_trl.testbed import BASE_MODEL, LOCALIZATION_TEMPLATE, make_dataset
 from credit_trl.testbed.arithmetic import answer_reward
 from credit_trl.traces import metrics
+from scripts.memory_plan import __main__ as memory_plan
 from tests.helpers.training import QUIET_ON_CPU
+from train import TESTBED
 
 DOCS = Path(__file__).parents[2] / "docs"
 METRICS = set(re.findall(r"^\| `([^`]+)` \|", (DOCS / "reference" / "metrics.md").read_text(), flags=re.M))
@@ -69,3 +73,26 @@ def test_the_guides_name_fields_that_exist(page, config):
     names = re.findall(r"^\| `(\w+)(?:=[^`]*)?`", settings, flags=re.M)
     assert len(names) > 3
     assert set(names) <= {field.name for field in fields(config)}
+
+
+def commands_of_the_pages(script: str) -> list[list[str]]:
+    """Return the arguments of `script` in every code block of the pages that calls it."""
+    pages = [page.read_text().replace("\\\n", " ") for page in (DOCS.parent / "README.md", *DOCS.rglob("*.md"))]
+    lines = re.findall(rf"^    (?:python|accelerate) .*?{re.escape(script)}(?!\S)(.*)", "\n".join(pages), flags=re.M)
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def test_the_scripts_take_the_commands_of_the_pages(monkeypatch, capsys):
+    training, planning = commands_of_the_pages("train.py"), commands_of_the_pages("scripts.memory_plan")
+    assert len(training) > 10 and len(planning) > 1
+    monkeypatch.chdir(DOCS.parent)
+    for words in training:
+        parse([*words, "--use_cpu", "true", "--bf16", "false"], TESTBED)
+
+    def no_hub(name):
+        raise OSError("the hub is not asked")
+
+    monkeypatch.setattr(memory_plan, "load_config", no_hub)
+    for words in planning:
+        assert memory_plan.main(words) == 2
+        assert "the hub is not asked" in capsys.readouterr().err
