@@ -112,8 +112,7 @@ METHODS = {
     # What reset groups and S-trace change along with what they are for: groups of 4 under the loss of the SRPO paper,
     # and a loss on the same high-entropy tokens as S-trace's, by TRL's own option.
     "grpo in fours": _of("grpo", num_generations=4, loss_type="grpo"),
-    # Two groups of 4 for each problem, as under resets, and one of 8: neither shuffles, which would part the copies.
-    "grpo in eights": _of("grpo", loss_type="grpo", shuffle_dataset=False),
+    # Two groups of 4 for each problem in place of one of 8, as under resets. TRL's shuffling would part the copies.
     "grpo in two fours": replace(_of("grpo", num_generations=4, loss_type="grpo", shuffle_dataset=False), copies=2),
     "grpo top entropy": _of("grpo", top_entropy_quantile=0.2),
     # What could explain S-trace's and GMPO's results with several steps on a batch: their ratios are seldom clipped, or

@@ -231,6 +231,9 @@ def make_trainer(
     setting, method = run.setting, METHODS[run.method]
     completions_each = method.copies * method.options.get("num_generations", NUM_GENERATIONS)
     problems = sample_problems(setting, setting.generations * COMPLETIONS // completions_each, run.seed)
+    if method.copies > 1:  # in the order that TRL shuffles the problems of the other methods into
+        order = torch.randperm(len(problems), generator=torch.Generator().manual_seed(run.seed)).tolist()
+        problems = [problems[index] for index in order for _ in range(method.copies)]
     return method.make_trainer(
         model,
         answer_reward,
@@ -251,7 +254,7 @@ def make_trainer(
             logging_steps=1,
             **run.options,
         ),
-        train_dataset=as_dataset([problem for problem in problems for _ in range(method.copies)]),
+        train_dataset=as_dataset(problems),
         processing_class=base_tokenizer(),
         callbacks=list(callbacks),
     )

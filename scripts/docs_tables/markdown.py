@@ -13,8 +13,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TITLES = {
     "gmpo": "GMPO",
     "grpo in fours": "GRPO, groups of 4, loss `grpo`",
-    "grpo in eights": "GRPO, one group of 8 for each problem, another order, loss `grpo`",
-    "grpo in two fours": "GRPO, two groups of 4 for each problem, another order, loss `grpo`",
+    "grpo in two fours": "GRPO, two groups of 4 for each problem, loss `grpo`",
     "grpo top entropy": "GRPO, top 20% by entropy",
     "grpo unclipped": "GRPO without clipping",
     "grpo epsilon 0.1": "GRPO, `epsilon=0.1`",

@@ -1,5 +1,6 @@
 """The benchmark of learning curves: what its figures rest on, without its hours of training."""
 
+import copy
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -357,13 +358,15 @@ def test_a_run_measures_the_policy_that_it_trains(base):
     assert moved["diagnostics"]["reset/parse_rate"] > 0.5
 
 
-def test_two_groups_of_four_have_the_same_problem(tmp_path):
-    """GRPO's problems, eight of them in a batch, each twice and then once for every completion of a group."""
-    run = Run("micro", MICRO, "grpo in two fours", 1e-4)
-    trainer = make_trainer(run, AutoModelForCausalLM.from_pretrained(BASE_MODEL), str(tmp_path))
+def test_two_groups_of_four_have_the_same_problem(base, tmp_path):
+    """They train on GRPO's batches, which have eight problems, with each problem in two groups."""
+    batches = {}
+    for name in ("grpo", "grpo in two fours"):
+        trainer = make_trainer(Run("micro", MICRO, name, 1e-4, seed=3), copy.deepcopy(base[0]), str(tmp_path))
+        batches[name] = [[row["prompt"] for row in batch] for batch in trainer.get_train_dataloader()]
     assert trainer.num_generations == 4
-    prompts = [row["prompt"] for row in next(iter(trainer.get_train_dataloader()))]
-    assert prompts == [problem.prompt for problem in sample_problems(MICRO, 16, run.seed)[:8] for _ in range(8)]
+    assert batches["grpo"] == batches["grpo in two fours"]
+    assert len({prompt for batch in batches["grpo"] for prompt in batch}) == 16
 
 
 def test_a_run_that_diverges_has_failed_from_there_on():
