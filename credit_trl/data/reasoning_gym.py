@@ -70,7 +70,7 @@ def _make_task(spec: str):
         from reasoning_gym import create_dataset
         from reasoning_gym.factory import DATASETS
     except ModuleNotFoundError as error:
-        raise ValueError(f"{REASONING_GYM}<task> needs a package: pip install credit_trl[reasoning]") from error
+        raise ValueError(f"{REASONING_GYM}<task> needs a package: pip install reasoning-gym") from error
 
     fields = json.loads(spec)
     name, options = fields["name"], fields["options"]

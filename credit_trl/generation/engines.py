@@ -169,7 +169,7 @@ class VLLMEngine:
         try:
             import vllm
         except ModuleNotFoundError as error:
-            raise ValueError("the engine vllm needs a package: pip install credit_trl[vllm]") from error
+            raise ValueError("the engine vllm needs a package: pip install 'trl[vllm]'") from error
         self._sampling_params = vllm.SamplingParams
         self.llm = vllm.LLM(model=model, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code, **options)
         self.tokenizer = load_tokenizer(model, revision, trust_remote_code)

@@ -28,7 +28,8 @@ class TraceConfig(CreditConfig):
         trace_kernel (`Kernel`, default "recent"): how much token k weighs at token t: "recent" (decay ** distance),
             "both" (the newest and the earliest tokens), "uniform" (all tokens of the sequence alike) or "identity"
             (only t itself: GRPO).
-        trace_lambda (`float`, default 0.99): lambda of the trace, in [0, 1]. 0 is GRPO under "recent".
+        trace_lambda (`float`, default 0.99): lambda of the trace, in [0, 1]. With 0, a trace under "recent" is the
+            token's own ratio.
         trace_gamma (`float`, default 1.0): discount of the trace, in [0, 1]. The decay per loss token is
             gamma * lambda.
         trace_normalize (`bool`, default False): divide the trace by the sum of its weights.
@@ -53,8 +54,8 @@ class TraceConfig(CreditConfig):
     trace_lambda: float = field(
         default=0.99,
         metadata={
-            "help": "lambda of the trace, in [0, 1]; the decay per loss token is trace_gamma * trace_lambda. 0 is "
-            "GRPO under the 'recent' kernel. 0.99 is GRPO-lambda's value (arXiv 2510.00194)."
+            "help": "lambda of the trace, in [0, 1]; the decay per loss token is trace_gamma * trace_lambda. With 0, "
+            "a trace under 'recent' is the token's own ratio. 0.99 is GRPO-lambda's value (arXiv 2510.00194)."
         },
     )
     trace_gamma: float = field(

@@ -195,5 +195,5 @@ def test_vllm_gets_token_ids_and_every_setting(stub_vllm):
 
 def test_a_missing_vllm_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(ValueError, match=r"pip install credit_trl\[vllm\]"):
+    with pytest.raises(ValueError, match=r"pip install 'trl\[vllm\]'"):
         VLLMEngine(str(BASE_MODEL))

@@ -444,7 +444,7 @@ def test_openai_itself_needs_a_key(monkeypatch):
 
 def test_the_package_is_named_where_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(ValueError, match=r"pip install credit_trl\[chat\]"):
+    with pytest.raises(ValueError, match=r"pip install openai"):
         ChatLocalizer("judge", "http://localhost:8000/v1")
 
 

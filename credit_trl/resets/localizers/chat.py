@@ -44,8 +44,7 @@ class ChatLocalizer:
 
     The judge gets one user message for each completion, `template` with the prompt's images before it (PIL images and
     URLs; other forms are left out). In a distributed run each process asks about its own failures, so that
-    `concurrency` and `max_requests` hold for each of them. The package `openai` is needed:
-    `pip install credit_trl[chat]`.
+    `concurrency` and `max_requests` hold for each of them. The package `openai` is needed.
 
     Args:
         model: name of the judge on the server.

@@ -70,7 +70,7 @@ def make_client(base_url: str | None, api_key: str | None, timeout: float, max_r
     try:
         import openai
     except ModuleNotFoundError as error:
-        raise ValueError(f"ChatLocalizer needs the openai package: pip install credit_trl[chat] ({error})") from error
+        raise ValueError(f"ChatLocalizer needs the openai package: pip install openai ({error})") from error
     seconds = openai.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS))
     options: dict[str, Any] = dict(base_url=base_url, timeout=seconds, max_retries=max_retries)
     try:
