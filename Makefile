@@ -39,7 +39,7 @@ notebooks: $(VENV)/.installed  ## run notebooks/ offline and store their outputs
 
 figures: $(VENV)/.installed  ## the figures of the benchmarks anew, from the stored results; trains nothing
 	$(BIN)/python -m benchmarks.learning_curves --plot_only
-	for setting in rare long_reuse; do $(BIN)/python -m benchmarks.learning_curves --plot_only --settings $$setting \
+	for setting in rare long_reuse long; do $(BIN)/python -m benchmarks.learning_curves --plot_only --settings $$setting \
 	  --seeds $$(seq 10 29) --output benchmarks/learning_curves/fresh_seeds/$$setting; done
 	$(BIN)/python -m benchmarks.soak --plot_only
 	$(BIN)/python -m benchmarks.credit.quality --plot_only --output benchmarks/credit/quality.json

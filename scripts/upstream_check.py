@@ -66,8 +66,8 @@ CHECK = {
     "GRPOTrainer.training_step": "_step goes up once a step: with global_step it names a generation batch",
     "GRPOTrainer._maybe_log_save_evaluate": "it calls log after the losses of the step, and evaluation after that",
     "GRPOTrainer._run_epoch": "on_step_begin comes before, and on_step_end after, all losses of a step",
-    "GRPOTrainer.floating_point_ops": "_run_epoch calls it after the backward pass of every micro-batch, and before the "
-    "optimizer's step",
+    "GRPOTrainer.floating_point_ops": "_run_epoch calls it after the backward pass of every micro-batch, and before "
+    "the optimizer's step",
     "GRPOTrainer._save_checkpoint": "it writes everything into _get_output_dir, and then pushes and rotates, which is "
     "done again on the final folder",
     "GRPOTrainer._get_output_dir": "it is the folder that checkpoints are written into",

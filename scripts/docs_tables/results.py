@@ -75,12 +75,20 @@ def fresh_seeds(setting: str) -> str:
     )
 
 
-def rates(setting: str) -> str:
-    """Return GRPO's final pass rate at each learning rate, and below it what methods gain over GRPO at the same one."""
-    files = [stored(f"learning_curves/rates_{setting}{part}.json")["methods"] for part in ("", "_variants")]
+OPTIONS = {"trace_lambda": "lambda", "reset_offset": "offset"}  # how the tables call them
+
+
+def rates(*names: str) -> str:
+    """Return GRPO's final pass rate at each learning rate, and below it what methods gain over GRPO at the same one.
+
+    The figures are those of the files `rates_<name>.json`; the first file says which learning rates are shown.
+    """
+    files = [stored(f"learning_curves/rates_{name}.json")["methods"] for name in names]
     grpo, *_ = (methods.pop("grpo")["rates"] for methods in files)
     compared = {
-        ", ".join([title(name), *(f"lambda {value:g}" for value in outcome["options"].values())]): outcome["rates"]
+        ", ".join([title(name), *(f"{OPTIONS[key]} {value:g}" for key, value in outcome["options"].items())]): outcome[
+            "rates"
+        ]
         for methods in files
         for name, outcome in methods.items()
     }
@@ -258,13 +266,14 @@ def soak() -> str:
 
 
 def headlines() -> str:
-    """Return four results with the options of `python -m benchmarks.learning_curves` that measure them anew."""
+    """Return five results with the options of `python -m benchmarks.learning_curves` that measure them anew."""
     again = "--seeds {10..29}"
     chosen = (
         ("four optimizer steps per batch", FRESH, "long_reuse", "s_trace", again),
+        ("the same in a longer run of another setting", CURVES, "wide_reuse", "s_trace 0.9", ""),
         ("right answers are rare, an oracle names the wrong step", FRESH, "rare", "srpo 1x4 oracle furthest", again),
         ("right answers are rare, the model names the wrong step", FRESH, "rare", "srpo 1x4 furthest", again),
-        ("long chains, one optimizer step per batch", CURVES, "long", "srpo 1x4", ""),
+        ("long chains, one optimizer step per batch", FRESH, "long", "srpo 1x4", again),
     )
     rows = []
     for situation, path, setting, method, seeds in chosen:

@@ -15,7 +15,7 @@ from scripts.docs_tables.markdown import p_value, stored, table
 CURVES = stored("learning_curves/learning_curves.json")
 FRESH = {
     setting: stored(f"learning_curves/fresh_seeds/{setting}/learning_curves.json")["settings"][setting]["methods"]
-    for setting in ("rare", "long_reuse")
+    for setting in ("rare", "long_reuse", "long")
 }
 SETTINGS = CURVES["settings"]
 FIRST = {name: setting["methods"] for name, setting in SETTINGS.items()}
@@ -54,7 +54,7 @@ def test_the_tables_for_the_readme():
         '`SRPOTrainer`, `localizer="random"`',
     ]
     lines = TABLES["headlines"]().splitlines()
-    assert len(lines) == 2 + 4
+    assert len(lines) == 2 + 5
     assert f"S-trace: {final(FRESH['long_reuse'], 's_trace')} | {final(FRESH['long_reuse'], 'grpo')} | " in lines[2]
 
 
@@ -95,21 +95,36 @@ def lead_of_half(setting: str, name: str, seeds: range) -> str:
 def results() -> list[str]:
     """Return what `docs/evidence/results.md` says in sentences, with the figures of today's results."""
     rare, reuse, long = FRESH["rare"], FRESH["long_reuse"], FIRST["long"]
+    longer, four_steps = FIRST["wide_reuse"], (FIRST["long_reuse"]["grpo"], FIRST["wide_reuse"]["grpo"])
     oracle, own = "srpo 1x4 oracle furthest", "srpo 1x4 furthest"
     comparisons = sum(len(methods.keys() - {"grpo", *VARIANTS}) for methods in FIRST.values())
     pass_rates = [f"{100 * logged(rare, oracle, f'reset/{name}_pass_rate'):.0f}%" for name in ("suffix", "base")]
     blind = {f"{100 * logged(rare, own, f'reset/{name}_pass_rate'):.0f}%" for name in ("suffix", "base")}
-    longer = logged(rare, "grpo_lambda recent", "grad_norm") / logged(rare, "grpo", "grad_norm")
+    gradient = logged(rare, "grpo_lambda recent", "grad_norm") / logged(rare, "grpo", "grad_norm")
     ahead = [
         name
         for setting in ("long", "short", "wide")
-        for name in FIRST[setting]
-        if float(lead(FIRST[setting], name)) > 0
+        for name, outcome in FIRST[setting].items()
+        if name != "grpo" and outcome["pass_at_1_minus_grpo"][1] > 0
     ]
+    tuned = [float(methods["tuned"].split()[1]) for methods in four_steps]
+    clipped = [100 * methods["diagnostics"]["clip_ratio/region_mean"] for methods in four_steps]
+    assert not [name for name in longer.keys() - {"grpo"} if longer[name]["pass_at_1_minus_grpo"][0] > 0]
+    again = FRESH["long"]
+
+    def lower(methods: dict, name: str) -> str:
+        return f"{-methods[name]['pass_at_1_minus_grpo'][0]:.3f}"
+
+    assert tuned[0] == pytest.approx(3 * tuned[1])
     return [
-        f"GRPO | {ahead or 'no other method'} has a higher final pass rate",
-        f"| {lead(reuse, 's_trace')} in the final pass rate; needs {catch_up(reuse, 's_trace')} times as many",
-        f"fairly sure: {p(reuse, 's_trace')} on twenty fresh seeds",
+        f"GRPO | {ahead or 'no other method'} is clearly ahead",
+        f"| {lead(reuse, 's_trace')} in the final pass rate of a short run, {lead(longer, 's_trace 0.9')} in that of a",
+        f"the gain is not sure: {p(reuse, 's_trace')} on twenty fresh seeds of the short run",
+        f"was three times as high ({tuned[0]:.5f} against {tuned[1]:.5f}), and more of its tokens were clipped "
+        f"({clipped[0]:.1f}% against {clipped[1]:.1f}%)",
+        f"by {lower(FIRST['wide'], 's_trace 0.9')} with `trace_lambda=0.9`, and by "
+        f"{lower(FIRST['wide'], 's_trace 0.99')} with 0.99.",
+        f"GRPO ends at {final(longer, 'grpo')} with them and at {final(FIRST['wide'], 'grpo')} without",
         f"perfect localizer on the testbed: p {p_value(rare[oracle]['pass_at_1_p'])} on twenty fresh seeds",
         f"| {lead(rare, oracle)} in the final pass rate; needs {catch_up(rare, oracle)} times as many",
         f"SRPO with the model's own localization ends {-rare[own]['pass_at_1_minus_grpo'][0]:.3f} lower",
@@ -121,14 +136,18 @@ def results() -> list[str]:
         f"{lead_of_half('long_reuse', 's_trace', range(20, 30))} on the others",
         f"{pass_rates[0]} of the continuations are right, but only {pass_rates[1]} of the same policy's fresh",
         f"{blind.pop()} of both are right" if len(blind) == 1 else "both are right alike",
-        f"gradient norm is {longer:.1f} times GRPO's",
+        f"gradient norm is {gradient:.1f} times GRPO's",
         f"({lead(long, 'grpo_lambda recent', 'pass_at_16')}, {p(long, 'grpo_lambda recent', 'pass_at_16')})",
         f"on the advantage it is lower still ({lead(FIRST['long_reuse'], 'grpo_lambda advantage', 'pass_at_16')})",
-        f"long chains the oracle ends at {final(long, 'srpo 1x4 oracle')}, the model's own localization at "
-        f"{final(long, 'srpo 1x4')}, and GRPO at {final(long, 'grpo')}",
+        f"it ends at {final(long, 'grpo')} there, and at {final(again, 'grpo')} on the twenty others.",
+        f"oracle's resets end {lower(long, 'srpo 1x4 oracle')} lower on the first and "
+        f"{lower(again, 'srpo 1x4 oracle')} lower on the others.",
+        f"With the model's own localization it is {lower(long, 'srpo 1x4')} and {lower(again, 'srpo 1x4')}.",
+        f"it is {lower(again, 'grpo in two fours')} for the split and {lower(again, 'srpo 1x4 oracle')} for the",
         f"| {1 / rare[oracle]['catch_up']['completions'][0]:.1f} times with an oracle where right answers are rare",
         f"on long chains {final(long, 'srpo 1x4')} against {final(long, 'rrpo')}, a difference that may be chance",
-        f"GRPO ends at {final(FIRST['rare'], 'grpo')} on the first ten and at {final(rare, 'grpo')} on the twenty",
+        f"GRPO ends at {final(FIRST['rare'], 'grpo')} on the first ten and at {final(rare, 'grpo')} on the twenty "
+        f"others where right answers are rare, and at {final(long, 'grpo')} and {final(again, 'grpo')} in `long`",
     ]
 
 
@@ -144,6 +163,10 @@ def explanations() -> list[str]:
     def leads(methods: dict, name: str) -> list[str]:
         return [f"{outcome['minus_grpo'][0]:+.3f}" for outcome in methods[name]["rates"].values()]
 
+    def behind(name: str) -> str:
+        resets = stored("learning_curves/rates_long_resets.json")["methods"]
+        return " and ".join(f"{-float(value):.3f}" for value in leads(resets, name))
+
     assert sum(float(value) > 0 for value in leads(rates, "s_trace")) == 3
     assert float(leads(variants, "p_trace")[0]) > 0 and reuse["p_trace"]["pass_at_1_minus_grpo"][0] < 0
     own = "s_trace own gradient"
@@ -152,9 +175,9 @@ def explanations() -> list[str]:
         f"leads by {' and '.join(leads(variants, own))} at the two lower rates, instead of "
         f"{' and '.join(leads(rates, 's_trace')[:2])}.",
         f"it was tuned to {reuse['p_trace']['tuned'].split()[1]} and ends below GRPO",
-        f"SRPO then ends at {final(long, 'srpo 1x4 first step')}, and with the oracle's cut at "
-        f"{final(long, 'srpo 1x4 oracle')}.",
-        f"GRPO in groups of four ends at {final(long, 'grpo in fours')}, but",
+        f"end {behind('grpo in two fours')} below GRPO's one group of eight.",
+        f"With the oracle's resets it is {behind('srpo 1x4 oracle')}.",
+        f"with twice as many problems, ends at {final(long, 'grpo in fours')}.",
     ]
 
 
@@ -182,7 +205,7 @@ def localizers() -> list[str]:
         f"failure pay from a hit rate of {same[0]} on, against the thirty from {all_seeds[0]} ({all_seeds[1]} to "
         f"{all_seeds[2]}). For the furthest failure it is {crossing('furthest', 'paired')[0]} and "
         f"{crossing('furthest', 'all_seeds')[0]}.",
-        f"behind GRPO if {before['long']:.0%} or more of the answers",
+        f"not ahead of GRPO if {before['long']:.0%} or more of the answers",
         f"In `rare` it is {before['rare']:.0%}.",
         f"names the right step in {hit_rate('self')} of the failures",
         f"has a hit rate of {hit_rate('prm 500')}, and",
