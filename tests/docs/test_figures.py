@@ -124,6 +124,7 @@ def results() -> list[str]:
         f"({clipped[0]:.1f}% against {clipped[1]:.1f}%)",
         f"by {lower(FIRST['wide'], 's_trace 0.9')} with `trace_lambda=0.9`, and by "
         f"{lower(FIRST['wide'], 's_trace 0.99')} with 0.99.",
+        f"own localization SRPO ends {lower(FIRST['wide'], 'srpo 1x4')} below GRPO, and tuning kept",
         f"GRPO ends at {final(longer, 'grpo')} with them and at {final(FIRST['wide'], 'grpo')} without",
         f"perfect localizer on the testbed: p {p_value(rare[oracle]['pass_at_1_p'])} on twenty fresh seeds",
         f"| {lead(rare, oracle)} in the final pass rate; needs {catch_up(rare, oracle)} times as many",
