@@ -93,7 +93,10 @@ class CreditTrainer(GRPOTrainer):
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     def check_loss(self) -> None:
-        """Raise `RuntimeError` if the loss of the micro-batch that was just trained went past the credit assignment."""
+        """Raise `RuntimeError` if the loss of the micro-batch that was just trained went past the credit assignment.
+
+        `floating_point_ops` calls it: a subclass that overrides that method has to call `super()`.
+        """
 
     def floating_point_ops(self, inputs):
         # The Trainer asks for this between the backward pass of every micro-batch and the optimizer's step, also where

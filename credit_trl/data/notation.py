@@ -42,7 +42,7 @@ _BRACE_NAME = re.compile(rf"\\({'|'.join(_BRACES)})(?![a-zA-Z])")
 _UPRIGHT = re.compile(r"\\(?:mathrm|text|operatorname)\s*\{([ie])\}")
 _ABOUT = re.compile(r"\A(?:\\(?:approx|sim|simeq)(?![a-zA-Z])|(?i:about|approximately)\b)\s*(?=[-\d.\\$])")
 _SPACED_BRACE = re.compile(r"(\\(?:text|math)[a-z]*)\s+(?=\{)")  # "20 \text { cm }", as scanned problems have it
-_MIXED = re.compile(r"(-?\d+) (\d+)/(\d+)")
+_MIXED = re.compile(r"(-?\d+) ([1-9]\d*)/(\d+)")
 _SPACED = r"(?:\s|~|\\[ ,;:!])*"
 _AMOUNT = r"(-?\d[\d,]{0,30}(?:\.\d{1,30}|/\d{1,30})?)"
 _SCALES = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}

@@ -129,9 +129,9 @@ def notices(functions: Mapping[str, Any], args: SRPOConfig, localizer: str | Loc
         if not base_size or args.seed_source == "fresh":
             calls.append(f"for one drawn completion of each prompt, up to {args.max_seed_attempts} times")
         yield (
-            f"Reward functions are called several times for a batch: {', '.join(calls)}, and after the resets for the "
-            f"other {G - base_size}. If {', '.join(names)} compares the completions of a prompt, group them by "
-            f"`prompts`: to slice by num_generations={G} would mix prompts."
+            f"Reward functions are called several times for a batch: {', '.join(calls)}, and after the resets for "
+            f"{f'the other {G - base_size}' if base_size else G}. If {', '.join(names)} compares the completions of a "
+            f"prompt, group them by `prompts`: to slice by num_generations={G} would mix prompts."
         )
 
 

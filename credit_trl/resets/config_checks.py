@@ -84,7 +84,8 @@ def check_localization(config: Any, name: str) -> None:
             f"step_delimiter must be a string that is not empty, or a list of them, got {config.step_delimiter!r}. "
             "A function goes to SRPOTrainer(step_delimiter=...)"
         )
-    # A shell hands on "\n" as two characters, and so does YAML without double quotes. No model writes them.
+    # A shell hands on "\n" as two characters, and so does YAML without double quotes. A model writes them only where a
+    # LaTeX command begins.
     if any(re.search(r"\\n(?![A-Za-z])", delimiter) for delimiter in delimiters):
         raise ValueError(
             f"step_delimiter={config.step_delimiter!r} has a backslash and an n where a line break is meant, and would "

@@ -27,12 +27,12 @@ def countdown_reward(
     expression has whole numbers, +, -, *, / and parentheses, also as LaTeX; "= 24" may follow it.
     """
     return [
-        float(_solves(completion_text(completion), [int(number) for number in numbers], int(goal)))
+        float(_solves(completion_text(completion), [Fraction(number) for number in numbers], Fraction(goal)))
         for completion, numbers, goal in zip(completions, nums, target, strict=True)
     ]
 
 
-def _solves(text: str, numbers: list[int], goal: int) -> bool:
+def _solves(text: str, numbers: list[Fraction], goal: Fraction) -> bool:
     stated = stated_answer(text)
     expression = plain_signs(extract_answer(text) if stated is None else stated).partition("=")[0]
     for sign, plain in _SIGNS.items():

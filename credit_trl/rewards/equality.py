@@ -21,8 +21,9 @@ import signal
 import sys
 from functools import lru_cache
 
+import sympy
 from math_verify import LatexExtractionConfig, parse, verify
-from sympy import Add, Basic, Eq, Float, Mul, Pow, Product, Rational, Sum, binomial, factorial, factorial2
+from sympy import Add, Basic, Float, Mul, Pow, Product, Rational, Sum, binomial, factorial, factorial2
 
 WORKER_MEMORY = 2 * 1024**3  # bytes of address space; SymPy takes about 0.2e9
 MOST_DIGITS = 100_000
@@ -31,7 +32,8 @@ PARENT_CHECK_SECONDS = 1.0  # how often an idle supervisor looks whether its par
 PR_SET_PDEATHSIG = 1  # Linux: prctl(2)
 
 _CONFIG = [LatexExtractionConfig()]
-# A space between digits stays: "1 1/2" is not "11/2"
+# A space between digits stays: "1 1/2" is not "11/2", and neither is "1\\, 1/2"
+_THIN_SPACE = re.compile(r"(?<=\d)\s*\\[,;:]\s*(?=\d)(?!\d{3}(?!\d))")
 _SPACING = re.compile(
     r"(?<![\d\s])\s+|\s+(?![\d\s])|\\[,;:!]|\\(?:left|right|displaystyle)(?![a-zA-Z])|(?<=\\)[dt](?=frac)"
 )
@@ -39,8 +41,11 @@ _REPEATING = re.compile(r"(-?)(\d*)\.(\d*)\\(?:overline|bar)\s*\{?\s*(\d+)\s*\}?
 _PLAIN_NAMES = re.compile(
     r"(?<![a-zA-Z\\])(?<!operatorname\{)(?<!mathrm\{)(pi|infty|sqrt(?=\s*\{)|(?:arc)?(?:sin|cos|tan)|log|ln)(?![a-zA-Z])"
 )
+_ALTERNATIVES = re.compile(r"(?<=\d)\s*\\(?:text|mathrm)\{[\s,~]*(?:or|and)[\s~]*\}\s*(?=\d)")
 # "5 \text{ hours } 15 \text{ minutes}", of which math-verify reads the first number alone
-_COMPOUND = re.compile(r"(?<=\d)\s*\\(?:text|mathrm)\{(?![^{}]*\b(?:to|mod|base)\b)[^{}]*\}\s*(?=\d)")
+_NO_UNIT = r"(?![^{}]*\b(?:to|mod|base|or|for|if|when|where|with)\b)"
+_COMPOUND = re.compile(rf"\d\s*\\(?:text|mathrm)\{{{_NO_UNIT}[^{{}}]*[a-zA-Z][^{{}}]*\}}\s*\d")
+_UNIT = re.compile(r"\\(?:text|mathrm)\s*\{([^{}]*)\}")
 _HALF_OF_DAY = re.compile(r"\d\s*(?:\\[,;: ]\s*)?(?:\\(?:text|mathrm)\{\s*)?([ap])\.?\s?m\b", re.IGNORECASE)
 _SET_NAMES = re.compile(r"\\mathbb\s+([A-Z])")
 
@@ -60,11 +65,14 @@ def equal(gold: str, answer: str) -> bool:
 
     math-verify decides, with its rules for variables, units, sets and intervals. On top of these, a gold smaller than
     0.001 is compared to four digits instead of six decimals, a percent sign that only one of the two has does not
-    count, repeating decimals are fractions, a.m. is not p.m., and an answer with numbers of more than
-    100,000 digits, or with as many terms, is equal to nothing but its own text.
+    count, repeating decimals are fractions, a.m. is not p.m., quantities such as 5 hours 15 minutes are compared as
+    texts, and an answer with numbers of more than 100,000 digits, or with as many terms, is equal to nothing but its
+    own text.
     """
     if compact(gold) == compact(answer):
         return True
+    if any(_COMPOUND.search(_ALTERNATIVES.sub(", ", text)) for text in (gold, answer)):
+        return _quantity(gold) == _quantity(answer)
     read_gold, read_answer = read(gold), read(answer)
     if max(map(_digits, read_answer[:1]), default=0) > MOST_DIGITS:
         return False
@@ -80,9 +88,14 @@ def equal(gold: str, answer: str) -> bool:
 
 
 def compact(text: str) -> str:
-    """Return `text` without spaces and without what changes only how a formula looks: texts that are equal then are
-    equal as answers."""
-    return _SPACING.sub("", text)
+    """Return `text` without what changes only how a formula looks: texts that are equal then are equal as answers."""
+    return _SPACING.sub("", _THIN_SPACE.sub(" ", text))
+
+
+def _quantity(text: str) -> str:
+    """Return a quantity of several units as one word: "5hour15minute"."""
+    words = re.sub(r"\\[,;:! ]|[\s~,]|\band\b", "", _UNIT.sub(r" \1 ", text).lower())
+    return re.sub(r"(?<=[a-z])s(?=\d|\Z)", "", words)
 
 
 @lru_cache(maxsize=1024)
@@ -90,19 +103,17 @@ def read(text: str) -> list:
     """Return math-verify's reading of `text`: the expression and the text that it was read from, or the text alone."""
     text = _REPEATING.sub(_as_fraction, text)
     text = _PLAIN_NAMES.sub(r"\\\1", text).replace("\\varnothing", "\\emptyset")
-    text = _COMPOUND.sub(", ", _SET_NAMES.sub(r"\\mathbb{\1}", text))
-    parsed = parse(f"${text}$", extraction_config=_CONFIG, parsing_timeout=None)
-    return [_without_known_sides(part) if isinstance(part, Basic) else part for part in parsed]
+    text = _ALTERNATIVES.sub(", ", _SET_NAMES.sub(r"\\mathbb{\1}", text))
+    return [_value(part) for part in parse(f"${text}$", extraction_config=_CONFIG, parsing_timeout=None)]
 
 
-def _without_known_sides(expression: Basic) -> Basic:
-    """Return `expression` with equations such as f(3) = 9 replaced by their right sides: math-verify solves equations,
-    and takes any two for equal that have no unknown."""
-
-    def has_no_unknown(part: Basic) -> bool:
-        return isinstance(part, Eq) and not part.free_symbols
-
-    return expression.replace(has_no_unknown, lambda part: part.rhs) if expression.has(Eq) else expression
+def _value(part: Basic | str) -> Basic | str:
+    """Return 9 for f(3) = 9, also in a set, else the part: math-verify takes equations without unknowns for equal."""
+    if isinstance(part, sympy.FiniteSet | sympy.Tuple):
+        return part.func(*map(_value, part.args))
+    if not isinstance(part, sympy.Eq) or part.free_symbols:
+        return part
+    return part.lhs if part.rhs.atoms(sympy.core.function.AppliedUndef) else part.rhs
 
 
 def _as_fraction(match: re.Match[str]) -> str:

@@ -134,8 +134,8 @@ class Pool:
             told = "%d of %d answers could not be compared in time and count as wrong"
             if time.monotonic() < deadline:
                 logger.info(told, unfinished, len(pairs))
-            else:  # right answers may be among them
-                busy = ": the machine is too busy to compare them in %.0f seconds"
+            else:
+                busy = ", right ones among them perhaps: the machine is too busy to compare them in %.0f seconds"
                 logger.warning(told + busy, unfinished, len(pairs), batch_seconds(len(pairs)))
         return results
 

@@ -20,15 +20,16 @@ _HEAD = re.compile(
     (?:\s+(?:to|for|of)\b[^\n.:?]{0,80}?)?
     (?:
         (?:\s|[*_])*\b(?:is|are|should\s+be|must\s+be|would\s+be|will\s+be)\b
-        (?!\s+(?:not|never|neither|unclear|unknown|unique|correct|right|wrong|incorrect|reasonable)\b) [\s*_:,]*
+        [\s*_:,]*+
         (?:(?:therefore|thus|hence|then|clearly|simply|indeed|exactly|equal\s+to|definitely|actually
-          |(?:most\s+)?likely|probably)\b[\s*_:,]*)?
+          |(?:most\s+)?likely|probably)\b[\s*_:,]*+)?+
+        (?!(?:not|never|neither|unclear|unknown|unique|correct|right|wrong|incorrect|reasonable)\b)
       | [ \t*_]* [:=] [\s*_:]*
     )
     | \bfinal\s+answer[*_ \t]*\n[\s*_]*
     | ^\#{4}(?:(?=[-\d$])
         # not a heading of words above more text
-        |[ \t]+(?=[^\w\n]*+(?:\d|[a-z]\b|(?:yes|no|true|false)\b)|[*_]*[$\\]|[^\n]*+\s*+\Z))
+        |[ \t]+(?=[^\w\n]*+(?:(?!\d+[.)][ ]+[a-z])\d|[a-z][\s.):*]*$|(?:yes|no|true|false)\b)|[*_]*[$\\]|[^\n]*+\s*+\Z))
     """,
     re.IGNORECASE | re.VERBOSE | re.MULTILINE,
 )

@@ -93,10 +93,18 @@ class TraceCredit(CreditTrainer):
         A user's subclass may have a forward pass of its own, take the batch in parts, or change what TRL returns.
         """
         compute = self._get_per_token_logps_and_entropies
-        patch = {name: value for name, value in vars(self).items() if name == LOG_PROBABILITIES}  # somebody's
+        patch = {name: value for name, value in vars(self).items() if name == LOG_PROBABILITIES}  # set from outside
+        within = False  # a method that calls itself for parts of the batch
 
         def compute_and_assign(*args, **kwargs):
-            computed = compute(*args, **kwargs)
+            nonlocal within
+            if within:
+                return compute(*args, **kwargs)
+            within = True
+            try:
+                computed = compute(*args, **kwargs)
+            finally:
+                within = False
             inputs.times_asked += 1
             logps, entropies, _ = computed
             self._assign_credit(logps, entropies, inputs)

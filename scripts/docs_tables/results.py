@@ -270,7 +270,7 @@ def headlines() -> str:
     again = "--seeds {10..29}"
     chosen = (
         ("four optimizer steps per batch", FRESH, "long_reuse", "s_trace", again),
-        ("the same in a longer run of another setting", CURVES, "wide_reuse", "s_trace 0.9", ""),
+        ("the same over 100 batches of other problems, six seeds", CURVES, "wide_reuse", "s_trace 0.9", ""),
         ("right answers are rare, an oracle names the wrong step", FRESH, "rare", "srpo 1x4 oracle furthest", again),
         ("right answers are rare, the model names the wrong step", FRESH, "rare", "srpo 1x4 furthest", again),
         ("long chains, one optimizer step per batch", FRESH, "long", "srpo 1x4", again),

@@ -177,12 +177,12 @@ def test_a_notice_says_what_differs_for_functions_that_slice(make, caplog):
     (record,) = [record for record in caplog.records if "num_generations=8" in record.message]
     assert "for 4 completions of each prompt" in record.message and "other 4. If ranked compares" in record.message
     assert "drawn" not in record.message
-    for options, others in ((dict(suffixes_per_prefix=8), 8), (dict(seed_source="fresh"), 4)):
+    for options, others in ((dict(suffixes_per_prefix=8), "8"), (dict(seed_source="fresh"), "the other 4")):
         caplog.clear()
         make(reward=ranked, max_seed_attempts=3, **options)
         (record,) = [record for record in caplog.records if "num_generations=8" in record.message]
         assert "for one drawn completion of each prompt, up to 3 times" in record.message
-        assert f"other {others}. If ranked compares" in record.message
+        assert f"after the resets for {others}. If ranked compares" in record.message
     caplog.clear()
     make(reward=answer_reward)  # this package's own look at one completion at a time
     assert not any("num_generations" in record.message for record in caplog.records)
@@ -385,8 +385,9 @@ def test_a_training_step_without_the_loss_is_an_error(by_hand, monkeypatch):
         by_hand().train()
 
 
+@pytest.mark.parametrize("evaluated", [False, True])
 @pytest.mark.parametrize("trainer_class", [SRPOTrainer, SRPOTraceTrainer])
-def test_a_subclass_with_a_training_step_of_its_own_is_an_error(by_hand, trainer_class):
+def test_a_subclass_with_a_training_step_of_its_own_is_an_error(by_hand, trainer_class, evaluated):
     class Stepping(trainer_class):
         def training_step(self, model, inputs, num_items_in_batch=None):
             model.train()
@@ -396,6 +397,9 @@ def test_a_subclass_with_a_training_step_of_its_own_is_an_error(by_hand, trainer
 
     trainer = by_hand(trainer=Stepping, config=trainer_class.config_class)
     before = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
+    if evaluated:  # whose losses are TRL's
+        trainer.script = {prompt: texts * 20 for prompt, texts in BY_HAND.items()}
+        trainer.evaluate(trainer.train_dataset)
     with pytest.raises(RuntimeError, match=r"without .*training_step is .*from tests\.resets"):
         trainer.train()
     same_weights(trainer.model.state_dict(), before)

@@ -208,6 +208,17 @@ CASES = [
     (r"5 \text{ hours } 15 \text{ minutes}", r"\boxed{5 \text{ hours } 20 \text{ minutes}}", 0),
     (r"5 \text{ hours } 15 \text{ minutes}", r"\boxed{5 \text{ hours and } 15 \text{ minutes}}", 1),
     ("5", r"\boxed{5 \text{ hours } 15 \text{ minutes}}", 0),
+    ("5", r"\boxed{5 \text{ hours } 5 \text{ minutes}}", 0),
+    (r"1 \text{ hour } 30 \text{ minutes}", r"\boxed{30 \text{ hours } 1 \text{ minute}}", 0),
+    (r"1 \text{ hour } 30 \text{ minutes}", r"\boxed{1 \text{ minute } 30 \text{ seconds}}", 0),
+    (r"1 \text{ or } 2", r"\boxed{2, 1}", 1),
+    # chains of equations, and an equation the other way round
+    ("5", r"\boxed{f(2)=1+4=5}", 1),
+    ("12", r"\boxed{3 \cdot 4 = 2 \cdot 6 = 12}", 1),
+    ("9", r"\boxed{9 = f(3)}", 1),
+    # a thin space, between the parts of a mixed number and between thousands
+    ("11/2", r"\boxed{1\, 1/2}", 0),
+    ("1000", r"\boxed{1\,000}", 1),
     (r"7:30 \text{ p.m.}", r"\boxed{7:30 \text{ a.m.}}", 0),
     (r"7:30 \text{ p.m.}", r"\boxed{7:30\text{ PM}}", 1),
     # a heading below the answer is no answer

@@ -187,11 +187,24 @@ def test_a_subclass_with_a_forward_pass_of_its_own_or_in_parts_trains(run, metho
             logps, entropies, _ = zip(*parts, strict=True)
             return torch.cat(logps), None if entropies[0] is None else torch.cat(entropies), None
 
+    class CallingItself(trainer_class):
+        def _get_per_token_logps_and_entropies(self, model, ids, mask, keep, *args, **kwargs):
+            if len(ids) <= 2:
+                return super()._get_per_token_logps_and_entropies(model, ids, mask, keep, *args, **kwargs)
+            compute = self._get_per_token_logps_and_entropies
+            parts = [compute(model, ids[rows], mask[rows], keep, *args, **kwargs) for rows in halves(len(ids))]
+            logps, entropies, _ = zip(*parts, strict=True)
+            return torch.cat(logps), None if entropies[0] is None else torch.cat(entropies), None
+
+    def halves(count):
+        return slice(count // 2), slice(count // 2, None)
+
     _, expected, _ = run(trainer_class, config_class, max_steps=2, **options)
     _, actual, _ = run(Own, config_class, max_steps=2, **options)
     same_weights(actual, expected)
-    _, actual, _ = run(InParts, config_class, max_steps=2, **options)
-    assert largest_difference(actual, expected) < 1e-4
+    for kind in (InParts, CallingItself):
+        _, actual, _ = run(kind, config_class, max_steps=2, **options)
+        assert largest_difference(actual, expected) < 1e-4
 
 
 @pytest.mark.parametrize("method", TRAINERS)
