@@ -73,11 +73,11 @@ def equal(gold: str, answer: str) -> bool:
         return True
     if any(_COMPOUND.search(_ALTERNATIVES.sub(", ", text)) for text in (gold, answer)):
         return _quantity(gold) == _quantity(answer)
-    read_gold, read_answer = read(gold), read(answer)
-    if max(map(_digits, read_answer[:1]), default=0) > MOST_DIGITS:
-        return False
     halves = [match[1].lower() for match in map(_HALF_OF_DAY.search, (gold, answer)) if match]
     if len(set(halves)) == 2:
+        return False
+    read_gold, read_answer = read(gold), read(answer)
+    if max(map(_digits, read_answer[:1]), default=0) > MOST_DIGITS:
         return False
     if verify(read_gold, read_answer, float_rounding=_decimals(read_gold), timeout_seconds=None):
         return not _differ_while_small(read_gold, read_answer)

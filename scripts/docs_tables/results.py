@@ -75,9 +75,6 @@ def fresh_seeds(setting: str) -> str:
     )
 
 
-OPTIONS = {"trace_lambda": "lambda", "reset_offset": "offset"}  # how the tables call them
-
-
 def rates(*names: str) -> str:
     """Return GRPO's final pass rate at each learning rate, and below it what methods gain over GRPO at the same one.
 
@@ -86,9 +83,7 @@ def rates(*names: str) -> str:
     files = [stored(f"learning_curves/rates_{name}.json")["methods"] for name in names]
     grpo, *_ = (methods.pop("grpo")["rates"] for methods in files)
     compared = {
-        ", ".join([title(name), *(f"{OPTIONS[key]} {value:g}" for key, value in outcome["options"].items())]): outcome[
-            "rates"
-        ]
+        _with_options(name, outcome["options"]): outcome["rates"]
         for methods in files
         for name, outcome in methods.items()
     }
@@ -97,6 +92,12 @@ def rates(*names: str) -> str:
         gains = (interval(outcomes[rate]["minus_grpo"], "+") if rate in outcomes else "not run" for rate in grpo)
         rows.append([f"{name}, minus GRPO", *gains])
     return table(("learning rate", *(f"{float(rate):g}" for rate in grpo)), rows)
+
+
+def _with_options(name: str, options: dict[str, float]) -> str:
+    """Return a method's name and the options that tuning chose for it: "S-trace, lambda 0.9"."""
+    names = {"trace_lambda": "lambda", "reset_offset": "offset"}
+    return ", ".join([title(name), *(f"{names[option]} {value:g}" for option, value in options.items())])
 
 
 def _best_first(methods: dict) -> list[tuple[str, dict]]:
