@@ -14,6 +14,8 @@ from trl.trainer.utils import get_config_model_id
 from .config import CreditConfig
 from .data_checks import check_fills_a_batch, check_prompts
 from .first_signs import FirstSigns
+from .foreign_code import loss_went_past
+from .loss_inputs import LossInputs
 from .reward_checks import checked
 from .weights import load_as_saved, not_loaded
 
@@ -67,6 +69,8 @@ class CreditTrainer(GRPOTrainer):
     _in_flight: tuple[str, ...] = ()
     _fields_of_the_buffer: tuple[str, ...] = ()
     _loading_from: str | None = None  # folder of the weights that are being loaded
+    # Whether the model was in training when the last loss used the credit; None after the check.
+    _mode_of_loss: bool | None = None
 
     @takes_trl_arguments
     def __init__(self, model, reward_funcs=None, args: GRPOConfig | None = None, **keywords):
@@ -92,17 +96,37 @@ class CreditTrainer(GRPOTrainer):
         check_fills_a_batch(self)
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
-    def check_loss(self) -> None:
-        """Raise `RuntimeError` if the loss of the micro-batch that was just trained went past the credit assignment.
+    # --- the loss is TRL's, and uses the credit ---
 
-        `floating_point_ops` calls it: a subclass that overrides that method has to call `super()`.
-        """
+    def _compute_loss(self, model, inputs):
+        handed = LossInputs.of(inputs)
+        loss = super()._compute_loss(model, handed)
+        self._check_inputs_read(handed)
+        self._mode_of_loss = self.model.training
+        return loss
+
+    def _check_inputs_read(self, inputs: LossInputs) -> None:
+        """Raise `RuntimeError` if the loss that has just been computed from `inputs` did not use the credit in them."""
+        if inputs.unread:
+            names = " and ".join(sorted(inputs.unread))
+            raise loss_went_past(self, f"The loss did not read {names}, in which the credit is, from its inputs.")
+
+    def _check_loss_seen(self, training: bool) -> None:
+        """Raise `RuntimeError` if the step that has just been made computed its loss without `_compute_loss`."""
+        if self._mode_of_loss is not training:  # that of an evaluation does not vouch for a step of training
+            raise loss_went_past(self, "The step ended without calling the trainer's `_compute_loss`.")
+        self._mode_of_loss = None
 
     def floating_point_ops(self, inputs):
         # The Trainer asks for this between the backward pass of every micro-batch and the optimizer's step, also where
         # a user's subclass has a `training_step` that does not call the trainer's.
-        self.check_loss()
+        self._check_loss_seen(training=True)
         return super().floating_point_ops(inputs)
+
+    def prediction_step(self, *positional, **keywords):
+        result = super().prediction_step(*positional, **keywords)
+        self._check_loss_seen(training=False)
+        return result
 
     # --- samples and rewards ---
 

@@ -1,15 +1,13 @@
 """What `SRPOTrainer` makes sure of: whose columns are whose, what says what failed, and that resets are trained."""
 
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from trl import GRPOTrainer
 
-from ..base.data_checks import KNOWN_PACKAGES
-from ..base.loss_inputs import LossInputs
+from ..base.foreign_code import whose_code
 from .config import SRPOConfig
 from .groups import split_group
 from .localization import Localizer
@@ -140,43 +138,8 @@ def check_rolled_out(trainer: GRPOTrainer, records: list[CompletionRecord]) -> N
     if not records:
         raise RuntimeError(
             "TRL sampled this batch without calling the rollout with reset groups: it would have been trained as plain "
-            f"GRPO. {_advice(trainer, ('_generate_and_score_completions', '_generate'))}"
+            f"GRPO. {whose_code(trainer, ('_generate_and_score_completions', '_generate'))}"
         )
-
-
-def check_seen(trainer: GRPOTrainer, loss_seen: bool) -> None:
-    """Raise `RuntimeError` if a training step went past `_compute_loss`, in which TRL leaves out kept prefixes."""
-    if not loss_seen:
-        raise RuntimeError(
-            "The loss was computed without the trainer's `_compute_loss`, in which TRL leaves out the kept prefixes. "
-            f"{_advice(trainer, ('training_step', 'compute_loss', '_compute_loss'))}"
-        )
-
-
-def check_read(trainer: GRPOTrainer, inputs: LossInputs) -> None:
-    """Raise `RuntimeError` if the loss that has just been computed from `inputs` did not use what resets put there."""
-    if inputs.unread:
-        raise RuntimeError(
-            f"The loss did not read {' and '.join(sorted(inputs.unread))} from its inputs: it would train kept "
-            "prefixes like what was sampled after them, or without the advantages of their groups. "
-            f"{_advice(trainer, ('_compute_loss',))}"
-        )
-
-
-def _advice(trainer: GRPOTrainer, names: Iterable[str]) -> str:
-    """Return whose code the methods `names` are where they are not TRL's, and what to do."""
-    methods = {
-        f"{kind.__name__}.{name}": getattr(kind, name) for kind in (GRPOTrainer, type(trainer)) for name in names
-    }
-    modules = {name: getattr(method, "__globals__", {}).get("__name__", "?") for name, method in methods.items()}
-    foreign = [
-        f"{name} is from {module}. " for name, module in modules.items() if module.split(".")[0] not in KNOWN_PACKAGES
-    ]
-    library = "Unsloth, which" if "unsloth" in sys.modules else "whatever"
-    return (
-        f"{''.join(foreign)}SRPOTrainer needs TRL's own {' and '.join(f'`{name}`' for name in names)}: train in a "
-        f"process that does not import {library} replaces them, or with GRPOTrainer."
-    )
 
 
 def check_mask(records: list[CompletionRecord], tool_mask: torch.Tensor | None) -> None:

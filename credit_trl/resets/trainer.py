@@ -86,7 +86,6 @@ class SRPOTrainer(ExactResumeMixin, CreditTrainer):
         self._correctness = checks.correctness_index(self.reward_func_names, self.args.correctness_reward)
         self._engine = TrainerEngine(self)
         self._rollout: Rollout | None = None
-        self._loss_seen = False  # whether TRL computed the loss of this micro-batch of training
         self.rollout_records: list[CompletionRecord] = []  # of this process's last generation batch
         checks.refuse_column(checks.ROLE, checks.column_names(self), "the data set")
         functions = zip(self.reward_func_names, self.reward_funcs, strict=True)
@@ -168,21 +167,13 @@ class SRPOTrainer(ExactResumeMixin, CreditTrainer):
             inputs = [{**row, "completion_role": "fresh"} for row in inputs]
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
 
-    def check_loss(self) -> None:
-        super().check_loss()
-        checks.check_seen(self, self._loss_seen or not self.model.training)
-        self._loss_seen = False
-
     def _compute_loss(self, model, inputs):
         handed = LossInputs.of(inputs)
         if self.model.training:
             if "tool_mask" not in inputs:
                 raise RuntimeError(checks.LOST_MASK)
             handed.expect("advantages", "tool_mask")
-        loss = super()._compute_loss(model, handed)
-        checks.check_read(self, handed)
-        self._loss_seen = self.model.training
-        return loss
+        return super()._compute_loss(model, handed)
 
     # --- what the rollout asks for ---
 

@@ -1,11 +1,9 @@
-"""Hand credit through the seam into TRL's loss, and raise an error for a loss that goes past it."""
-
-import sys
+"""Multiply the KL by the token's own ratio in TRL's loss, and raise an error for a loss that goes past the credit."""
 
 import torch
 from trl import GRPOTrainer
 
-from ..base.data_checks import KNOWN_PACKAGES
+from ..base.foreign_code import loss_went_past
 from ..base.loss_inputs import LossInputs
 
 
@@ -31,8 +29,8 @@ class OwnRatioBeta(float):
         return float(self) * per_token_kl.mul_(self.ratio)
 
 
-def check_credit_arrived(trainer: GRPOTrainer, inputs: LossInputs, beta: float) -> None:
-    """Raise `RuntimeError` if the loss that has just been computed from `inputs` did not use the credit in them.
+def check_assigned(trainer: GRPOTrainer, inputs: LossInputs, beta: float) -> None:
+    """Raise `RuntimeError` unless the loss that was computed from `inputs` let the credit be assigned in it, once.
 
     Args:
         trainer: the trainer whose loss it was.
@@ -40,56 +38,14 @@ def check_credit_arrived(trainer: GRPOTrainer, inputs: LossInputs, beta: float) 
         beta: the coefficient of the KL term that the loss was given.
     """
     if inputs.times_asked != 1:
-        raise RuntimeError(
-            loss_went_past(
-                trainer,
-                "The loss has to ask the trainer's `_get_per_token_logps_and_entropies` for log-probabilities once, "
-                f"which is where the credit is assigned, and asked {inputs.times_asked} times.",
-            )
-        )
-    if inputs.unread:
-        raise RuntimeError(
-            loss_went_past(
-                trainer,
-                f"The loss did not read {' and '.join(sorted(inputs.unread))}, in which the credit is, from its inputs "
-                "after it had asked for log-probabilities.",
-            )
+        raise loss_went_past(
+            trainer,
+            "The loss has to ask the trainer's `_get_per_token_logps_and_entropies` for log-probabilities once, which "
+            f"is where the credit is assigned, and asked {inputs.times_asked} times.",
         )
     if isinstance(beta, OwnRatioBeta) and beta.times_used != 1:
-        raise RuntimeError(
-            loss_went_past(
-                trainer,
-                f"The loss used `self.beta * per_token_kl` {beta.times_used} times instead of once, so that the KL "
-                "term is not multiplied by each token's own ratio.",
-            )
+        raise loss_went_past(
+            trainer,
+            f"The loss used `self.beta * per_token_kl` {beta.times_used} times instead of once, so that the KL term is "
+            "not multiplied by each token's own ratio.",
         )
-
-
-def loss_went_past(trainer: GRPOTrainer, what: str) -> str:
-    """Return the message of the error: what happened, what it means, whose code it probably was, and what to do."""
-    name = type(trainer).__name__
-    if "unsloth" in sys.modules:
-        advice = (
-            "Unsloth is imported, and it replaces TRL's trainers and their loss: train in a process that does not "
-            "import it, with a model from transformers or peft."
-        )
-    else:
-        advice = (
-            "Leave out whatever replaces or patches TRL's GRPOTrainer, let a subclass's method call the one that it "
-            "overrides, or use the version of TRL that credit_trl is tested with."
-        )
-    return (
-        f"{what} Going on would train plain GRPO, without the credit of {name}, and nothing would show it. The weights "
-        f"are those of the last finished step. {_foreign_methods(type(trainer))}{advice}"
-    )
-
-
-def _foreign_methods(trainer_class: type[GRPOTrainer]) -> str:
-    """Return sentences that name the methods on the way to the loss whose code is of another package; or nothing."""
-    foreign = []
-    for kind in trainer_class.__mro__:
-        for name in ("training_step", "prediction_step", "compute_loss", "_compute_loss"):
-            module = getattr(vars(kind).get(name), "__globals__", {}).get("__name__", "a module without a name")
-            if name in vars(kind) and module.split(".")[0] not in KNOWN_PACKAGES:
-                foreign.append(f"{kind.__name__}.{name} is not TRL's but comes from {module}.")
-    return " ".join([*foreign, ""])

@@ -27,7 +27,7 @@ from .credit import floored_advantages, old_logps_under_trace, traced_advantages
 from .kernels import trace_weights
 from .metrics import trace_metrics, trace_totals
 from .notices import notices
-from .seam import OwnRatioBeta, check_credit_arrived, loss_went_past
+from .seam import OwnRatioBeta, check_assigned
 
 logger = get_logger(__name__)
 
@@ -58,33 +58,22 @@ class TraceCredit(CreditTrainer):
     def __init__(self, model, reward_funcs=None, args: GRPOConfig | None = None, **keywords):
         super().__init__(model, reward_funcs, args, **keywords)
         self.importance_sampling_level = "token"  # what the loss reads: "sequence" in a plain config is replaced
-        self._credit_arrived = False  # whether the loss of this micro-batch used the trace
         self._pending_totals: dict[str, list[torch.Tensor]] = {"train": [], "eval": []}
         for notice in notices(self.args, self.model):
             logger.warning(notice)
-
-    def prediction_step(self, *positional, **keywords):
-        result = super().prediction_step(*positional, **keywords)
-        self.check_loss()
-        return result
-
-    def check_loss(self) -> None:
-        super().check_loss()
-        if not self._credit_arrived:
-            raise RuntimeError(loss_went_past(self, "The step ended without calling the trainer's `_compute_loss`."))
-        self._credit_arrived = False
 
     def _compute_loss(self, model, inputs):
         handed = LossInputs.of(inputs)
         beta, bias_correction = self.beta, self.args.use_bias_correction_kl
         try:
             with self._assigning_credit(handed):
-                loss = super()._compute_loss(model, handed)
-            check_credit_arrived(self, handed, self.beta)
+                return super()._compute_loss(model, handed)
         finally:
             self.beta, self.args.use_bias_correction_kl = beta, bias_correction
-        self._credit_arrived = True
-        return loss
+
+    def _check_inputs_read(self, inputs: LossInputs) -> None:
+        check_assigned(self, inputs, self.beta)
+        super()._check_inputs_read(inputs)
 
     @contextmanager
     def _assigning_credit(self, inputs: LossInputs) -> Iterator[None]:

@@ -15,7 +15,7 @@ TRAINERS = {
     "advantage": (GRPOLambdaTrainer, GRPOLambdaConfig, dict(trace_target="advantage")),
 }
 PATCHED = "GRPOTrainer.{} is not TRL's but comes from " + __name__.replace(".", r"\.")
-PLAIN = "Going on would train plain GRPO"
+PLAIN = "Going on would train without the credit of"
 
 
 def own_forward(model, inputs):
@@ -77,7 +77,7 @@ def test_a_patched_loss_ends_the_step(run, monkeypatch, method, name, patch, wha
             self.before = {key: value.clone() for key, value in self.model.state_dict().items()}
             finished.append(self)
 
-    with pytest.raises(RuntimeError, match=f"{what}.*{PLAIN}.*credit of Watched.*{PATCHED.format(name)}"):
+    with pytest.raises(RuntimeError, match=f"{what}.*{PLAIN} Watched.*{PATCHED.format(name)}"):
         run(Watched, config_class, **options)
     # Nothing was trained, and TRL's trainer itself trains under this patch.
     assert all(torch.equal(value, finished[0].before[key]) for key, value in finished[0].model.state_dict().items())
@@ -119,6 +119,31 @@ def test_a_subclass_with_a_training_step_of_its_own_is_an_error(run, prompts, me
         run(Stepping, config_class, trainer_options=dict(eval_dataset=prompts), **options)
     assert len(steps) == 1
     assert all(torch.equal(value, before[name]) for name, value in steps[0].model.state_dict().items())
+
+
+def test_a_loss_of_an_evaluation_does_not_vouch_for_a_training_step(run, prompts):
+    class Both(STraceTrainer):
+        def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+            with torch.no_grad():
+                return self.compute_loss(model, self._prepare_inputs(inputs)), None, None
+
+        def training_step(self, model, inputs, num_items_in_batch=None):
+            model.train()
+            return past_the_forward_pass(self, model, self._prepare_inputs(inputs)).detach()
+
+    evaluation = dict(eval_strategy="steps", eval_on_start=True, per_device_eval_batch_size=4)
+    with pytest.raises(RuntimeError, match="without calling the trainer's `_compute_loss`"):
+        run(Both, STraceConfig, trainer_options=dict(eval_dataset=prompts), **evaluation)
+
+
+def test_a_training_step_may_leave_the_model_in_evaluation_mode(run):
+    class Sampling(STraceTrainer):
+        def training_step(self, *arguments, **keywords):
+            loss = super().training_step(*arguments, **keywords)
+            self.model.eval()  # to sample from it, say
+            return loss
+
+    run(Sampling, STraceConfig, max_steps=2)
 
 
 @pytest.mark.parametrize("method", TRAINERS)
