@@ -1,7 +1,9 @@
-"""Provide the options `--output` and `--plot_only` of benchmarks that store one JSON file with a picture beside it."""
+"""Provide the options `--output` and `--plot_only` of benchmarks that store a JSON file, and the command it names."""
 
 import argparse
 import json
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,11 @@ from typing import Any
 from benchmarks.common.measuring import compact_json
 
 Draw = Callable[[dict[str, Any], Path], Any]  # draws a stored result into a file
+
+
+def own_command(module: str) -> str:
+    """Return the command line that `module` was run with, as a shell takes it: what a stored result is measured by."""
+    return "python " + shlex.join(["-m", module, *sys.argv[1:]])
 
 
 def parse_or_draw(parser: argparse.ArgumentParser, draw: Draw) -> argparse.Namespace:

@@ -12,7 +12,6 @@ Memory is CUDA's peak of what was allocated, beside what `scripts.memory_plan` s
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen3
 
 from benchmarks.common.measuring import QUIET, in_turns, prepare, processor, ratio_columns
 from benchmarks.common.methods import METHODS
+from benchmarks.common.stored import own_command
 from credit_trl.testbed import BASE_MODEL, make_dataset
 from scripts.memory_plan import Limits, make_plan, read_launch, read_settings
 
@@ -150,7 +150,7 @@ def main() -> None:
     print(f"planned peak of GRPO on one GPU: {planned} GiB")
     if arguments.output:
         result = {
-            "command": "python " + " ".join(["-m", "benchmarks.cost.full_step", *sys.argv[1:]]),
+            "command": own_command("benchmarks.cost.full_step"),
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
             "torch": torch.__version__,
             "turns": arguments.turns,

@@ -17,7 +17,6 @@ A part that fails is stored as its error, and the others go on.
 
 import argparse
 import json
-import sys
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from benchmarks.common.measuring import QUIET, prepare, processor
 from benchmarks.common.methods import METHODS, Method
+from benchmarks.common.stored import own_command
 from benchmarks.cost.trace_kernels import TRITON, launches, measure, print_table
 from benchmarks.cost.update_step import compare
 from credit_trl import GRPOLambdaConfig, GRPOLambdaTrainer
@@ -210,7 +210,7 @@ def main() -> None:
         ),
     }
     result = {
-        "command": "python " + " ".join(["-m", "benchmarks.cost.on_gpu", *sys.argv[1:]]),
+        "command": own_command("benchmarks.cost.on_gpu"),
         "device": torch.cuda.get_device_name() if ON_GPU else processor(),
         "torch": torch.__version__,
     }

@@ -14,7 +14,6 @@ is built on them.
 
 import argparse
 import json
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.common.measuring import QUIET, prepare
 from benchmarks.common.methods import METHODS
+from benchmarks.common.stored import own_command
 from credit_trl.testbed import BASE_MODEL, answer_reward, make_dataset
 from credit_trl.traces.kernels import eligibility_trace
 
@@ -143,7 +143,7 @@ def main() -> None:
     for row in kernels + rows:
         print(row)
     if arguments.output:
-        command = "python " + " ".join(["-m", "benchmarks.cost.operations", *sys.argv[1:]])
+        command = own_command("benchmarks.cost.operations")
         result = {"command": command, "torch": torch.__version__, "kernels": kernels, "steps": rows}
         arguments.output.write_text(json.dumps(result, indent=1) + "\n")
 

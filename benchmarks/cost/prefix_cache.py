@@ -168,6 +168,7 @@ def measure(case: str, turns: int) -> dict:
 
 def main() -> None:
     from benchmarks.common.measuring import processor
+    from benchmarks.common.stored import own_command
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
@@ -178,7 +179,7 @@ def main() -> None:
     print(json.dumps(rows, indent=1))
     if arguments.output:
         result = {
-            "command": "python " + " ".join(["-m", "benchmarks.cost.prefix_cache", *sys.argv[1:]]),
+            "command": own_command("benchmarks.cost.prefix_cache"),
             "device": processor(),
             "threads": 1,
             "dtype": "float32",

@@ -36,6 +36,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.common.measuring import QUIET, StepClock, in_turns, prepare, processor, ratio_quartiles
 from benchmarks.common.methods import oracle
+from benchmarks.common.stored import own_command
 from credit_trl import SRPOConfig, SRPOTrainer
 from credit_trl.data.loading import load_data
 from credit_trl.rewards.answers import task_reward
@@ -251,7 +252,7 @@ def main() -> None:
         print(json.dumps(row))
     if arguments.output:
         result = {
-            "command": "python " + " ".join(["-m", "benchmarks.cost.reset_cost", *sys.argv[1:]]),
+            "command": own_command("benchmarks.cost.reset_cost"),
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,

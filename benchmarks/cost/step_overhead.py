@@ -11,7 +11,6 @@ ones on a shared machine. A GPU has wall seconds only.
 
 import argparse
 import json
-import sys
 import tempfile
 from pathlib import Path
 from statistics import median
@@ -21,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.common.measuring import QUIET, StepClock, in_turns, prepare, processor, ratio_columns
 from benchmarks.common.methods import METHODS
+from benchmarks.common.stored import own_command
 from credit_trl.testbed import BASE_MODEL, answer_reward, make_dataset
 
 # GRPO comes first: the others are divided by it.
@@ -86,7 +86,7 @@ def main() -> None:
         print("| " + " | ".join(str(value) for value in row.values()) + " |")
     if arguments.output:
         result = {
-            "command": "python " + " ".join(["-m", "benchmarks.cost.step_overhead", *sys.argv[1:]]),
+            "command": own_command("benchmarks.cost.step_overhead"),
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,

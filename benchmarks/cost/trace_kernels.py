@@ -23,7 +23,6 @@ import ctypes
 import importlib.util
 import json
 import re
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -34,6 +33,7 @@ import torch
 from tqdm.auto import tqdm
 
 from benchmarks.common.measuring import processor
+from benchmarks.common.stored import own_command
 from credit_trl.traces.kernels import eligibility_trace
 
 DECAY = 0.99
@@ -240,7 +240,7 @@ def main() -> None:
     shortest, longest = arguments.lengths[-2:] if len(arguments.lengths) > 1 else arguments.lengths * 2
     growth = {kernel: round(ours[kernel, longest] / ours[kernel, shortest], 2) for kernel in KERNELS}
     result = {
-        "command": "python " + " ".join(["-m", "benchmarks.cost.trace_kernels", *sys.argv[1:]]),
+        "command": own_command("benchmarks.cost.trace_kernels"),
         "device": torch.cuda.get_device_name() if arguments.device == "cuda" else processor(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

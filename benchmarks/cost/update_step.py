@@ -11,7 +11,6 @@ run's updates is divided by GRPO's of the same turn, and the median of these rat
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, s
 
 from benchmarks.common.measuring import QUIET, in_turns, prepare, processor, ratio_columns
 from benchmarks.common.methods import METHODS
+from benchmarks.common.stored import own_command
 from benchmarks.cost.full_step import MODELS, now, reward
 from credit_trl.testbed import BASE_MODEL, make_dataset
 
@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--gradient_checkpointing", action="store_true")
     parser.add_argument("--output", type=Path, help="JSON file to write; prints only without it")
     arguments = parser.parse_args()
-    result = {"command": "python " + " ".join(["-m", "benchmarks.cost.update_step", *sys.argv[1:]])} | compare(
+    result = {"command": own_command("benchmarks.cost.update_step")} | compare(
         arguments.model,
         arguments.completions,
         arguments.length,

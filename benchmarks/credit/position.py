@@ -32,7 +32,6 @@ tokens: the 2,000 and 4,000 tokens are 4 and 8 of these texts, one behind the ot
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,7 +47,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from benchmarks.common.drawing import GRAY, TEXT, new_figure, save
 from benchmarks.common.measuring import QUIET, prepare
 from benchmarks.common.methods import METHODS
-from benchmarks.common.stored import parse_or_draw, store
+from benchmarks.common.stored import own_command, parse_or_draw, store
 from benchmarks.credit.pictures import entropies_of
 from benchmarks.credit.quality import COMPLETIONS, complete, longest
 from credit_trl import token_credit
@@ -360,7 +359,7 @@ def main() -> None:
     prepare()
     torch.manual_seed(0)
     result = {
-        "command": "python " + " ".join(["-m", "benchmarks.credit.position", *sys.argv[1:]]),
+        "command": own_command("benchmarks.credit.position"),
         "numpy": np.__version__,
         "torch": torch.__version__,
         "computed": computed(),

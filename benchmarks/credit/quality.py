@@ -29,7 +29,6 @@ Intervals are 95% bootstrap percentiles, over batches and over failed completion
 
 import argparse
 import random
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -46,7 +45,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from benchmarks.common.drawing import TEXT, method_title, new_figure, save
 from benchmarks.common.measuring import QUIET, prepare, processor
 from benchmarks.common.methods import METHODS
-from benchmarks.common.stored import parse_or_draw, store
+from benchmarks.common.stored import own_command, parse_or_draw, store
 from credit_trl.resets.localization import FailedCompletion, format_localization_prompt, parse_localization
 from credit_trl.resets.steps import split_steps
 from credit_trl.testbed import (
@@ -515,7 +514,7 @@ def main() -> None:
                 observed = observe(name, steps, arguments.batches, arguments.learning_rate, folder, progress)
                 credit[setting][name] = summarize(observed, rng)
     result = {
-        "command": "python " + " ".join(["-m", "benchmarks.credit.quality", *sys.argv[1:]]),
+        "command": own_command("benchmarks.credit.quality"),
         "device": processor(),
         "torch": torch.__version__,
         "batches": arguments.batches,

@@ -10,13 +10,12 @@ them. Runs are shared with the learning curves (`--runs`): what has run there do
 
 import argparse
 import os
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common.measuring import compact_json, processor
 from benchmarks.common.methods import METHODS
+from benchmarks.common.stored import own_command
 from benchmarks.learning_curves.report import mean_interval, sign_flip_p
 from benchmarks.learning_curves.run import Run
 from benchmarks.learning_curves.suite import (
@@ -103,7 +102,7 @@ def main() -> None:
     elif missing := sum(run.key() not in log.finished for run in runs):
         parser.error(f"--plot_only: {missing} of {len(runs)} runs have not been trained yet")
     result = {
-        "command": "python " + shlex.join(["-m", "benchmarks.learning_curves.rates", *sys.argv[1:]]),
+        "command": own_command("benchmarks.learning_curves.rates"),
         "device": processor(),
         "setting": arguments.setting,
         "seeds": arguments.seeds,

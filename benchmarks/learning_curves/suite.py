@@ -35,8 +35,6 @@ import json
 import multiprocessing
 import os
 import re
-import shlex
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -50,6 +48,7 @@ from tqdm.auto import tqdm
 
 from benchmarks.common.measuring import compact_json, processor
 from benchmarks.common.methods import METHODS
+from benchmarks.common.stored import own_command
 from benchmarks.learning_curves.figures import AXES, draw_setting, figure_path
 from benchmarks.learning_curves.report import markdown, summarize_method, tuning_score
 from benchmarks.learning_curves.run import HARD_OPERATIONS, WIDE_OPERATIONS, Run, Setting, prepare_worker, train
@@ -121,6 +120,7 @@ SUITE = (
     ("wide", ("grpo", "s_trace 0.9", "srpo 1x4 oracle", "s_trace 0.99", "srpo 1x4", "grpo_lambda recent")),
     ("wide_reuse", ("grpo", "s_trace 0.9", "gmpo")),
     ("wide", ("srpo 1x4 oracle furthest", "rrpo", "srpo 1x4 prm 500", "srpo 1x4 votes 3", "srpo 1x4 s_trace")),
+    ("wide", ("grpo floored", "grpo_lambda recent unfloored")),
     ("wide_reuse", ("s_trace 0.99", "grpo_lambda recent", "srpo 1x4 oracle", "srpo 1x4", "rrpo", "srpo 1x4 s_trace")),
 )
 
@@ -289,7 +289,7 @@ def summarize(blocks: Sequence[Block], seeds: Sequence[int] | None, finished: di
             results.setdefault(setting, {})[method] = by_seed
     core_hours = {setting: sum(seconds) / 3600 for setting, seconds in spent.items()}
     summary: dict[str, Any] = {
-        "command": "python " + shlex.join(["-m", "benchmarks.learning_curves", *sys.argv[1:]]),
+        "command": own_command("benchmarks.learning_curves"),
         "note": f"{sum(map(len, spent.values()))} runs, tuning included, {sum(core_hours.values()):.2f} core-hours on "
         f"{processor()}, one thread a run. "
         "Means over seeds with 95% percentile bootstrap intervals, which cover about 90% with ten seeds; p by flipping "

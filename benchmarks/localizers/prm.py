@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import random
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -38,6 +37,7 @@ from transformers import (
 )
 
 from benchmarks.common.measuring import prepare, processor
+from benchmarks.common.stored import own_command
 from benchmarks.credit.quality import Failure, complete, localizer_quality
 from benchmarks.learning_curves.run import base_model_digest, sample_problems
 from benchmarks.learning_curves.suite import SETTINGS
@@ -266,7 +266,7 @@ def main() -> None:
     arguments = parser.parse_args()
     prepare()
     result: dict = {
-        "command": "python " + " ".join(["-m", "benchmarks.localizers.prm", *sys.argv[1:]]),
+        "command": own_command("benchmarks.localizers.prm"),
         "device": processor(),
         "torch": torch.__version__,
         "optimizer_steps": OPTIMIZER_STEPS,

@@ -17,7 +17,6 @@ import argparse
 import json
 import math
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -29,6 +28,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from benchmarks.common.drawing import GRAY, TEXT, method_title, new_figure, save
+from benchmarks.common.stored import own_command
 from credit_trl.evaluation import bootstrap_interval
 from credit_trl.visualization.curves import COLORS, smoothed
 
@@ -194,7 +194,7 @@ def main() -> None:
     except (ValueError, OSError) as error:
         parser.error(str(error))
     rows = summarize(runs)
-    command = " ".join(["python -m benchmarks.real_model", *sys.argv[1:]])
+    command = own_command("benchmarks.real_model")
     arguments.output.write_text(json.dumps({"command": command, "results": rows}, indent=1) + "\n")
     draw(runs, arguments.output.with_suffix(".png"))
     print(table(rows))

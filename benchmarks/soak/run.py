@@ -35,6 +35,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from benchmarks.common.drawing import TEXT, method_title, new_figure, save
 from benchmarks.common.measuring import QUIET, prepare, processor
 from benchmarks.common.methods import METHODS
+from benchmarks.common.stored import own_command
 from benchmarks.learning_curves.run import HARD_OPERATIONS, Setting, sample_problems
 from credit_trl.testbed import BASE_MODEL, answer_reward
 from credit_trl.testbed.arithmetic import as_dataset
@@ -227,7 +228,7 @@ def main() -> None:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             results.append(pool.submit(soak, method, arguments.steps).result())
         content = {
-            "command": "python " + " ".join(["-m", "benchmarks.soak", *sys.argv[1:]]),
+            "command": own_command("benchmarks.soak"),
             "device": processor(),
             "threads": 1,
             "torch": torch.__version__,

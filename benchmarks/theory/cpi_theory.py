@@ -14,7 +14,6 @@ oracle's, which the theorem is about, do not depend on it.
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +22,7 @@ from matplotlib import rc_context
 from tqdm.auto import tqdm
 
 from benchmarks.common.drawing import TEXT, new_figure, save
-from benchmarks.common.stored import parse_or_draw, store
+from benchmarks.common.stored import own_command, parse_or_draw, store
 from benchmarks.theory.cpi import (
     FAMILIES,
     certify,
@@ -262,7 +261,7 @@ def main() -> None:
         }
     print(table(families))
     result = {
-        "command": "python " + " ".join(["-m", "benchmarks.theory.cpi_theory", *sys.argv[1:]]),
+        "command": own_command("benchmarks.theory.cpi_theory"),
         "numpy": np.__version__,
         "seeds": arguments.seeds,
         "whole_seeds": arguments.whole_seeds,
