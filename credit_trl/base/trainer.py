@@ -21,6 +21,8 @@ from .weights import load_as_saved, not_loaded
 
 logger = get_logger(__name__)
 
+WITHOUT_THE_LOSS = "The step ended without calling the trainer's `_compute_loss`."
+
 
 def takes_trl_arguments(init: Callable[..., None]) -> Callable[..., None]:
     """Decorate a trainer's `__init__` so that it can be called like `GRPOTrainer`'s, by keyword or by position.
@@ -69,6 +71,7 @@ class CreditTrainer(GRPOTrainer):
     _in_flight: tuple[str, ...] = ()
     _fields_of_the_buffer: tuple[str, ...] = ()
     _loading_from: str | None = None  # folder of the weights that are being loaded
+    _credit_in_evaluation = False  # whether the loss of an evaluation has the credit too
     # Whether the model was in training when the last loss used the credit; None after the check.
     _mode_of_loss: bool | None = None
 
@@ -99,10 +102,10 @@ class CreditTrainer(GRPOTrainer):
     # --- the loss is TRL's, and uses the credit ---
 
     def _compute_loss(self, model, inputs):
-        handed = LossInputs.of(inputs)
+        handed, training = LossInputs.of(inputs), self.model.training
         loss = super()._compute_loss(model, handed)
         self._check_inputs_read(handed)
-        self._mode_of_loss = self.model.training
+        self._mode_of_loss = training
         return loss
 
     def _check_inputs_read(self, inputs: LossInputs) -> None:
@@ -111,21 +114,21 @@ class CreditTrainer(GRPOTrainer):
             names = " and ".join(sorted(inputs.unread))
             raise loss_went_past(self, f"The loss did not read {names}, in which the credit is, from its inputs.")
 
-    def _check_loss_seen(self, training: bool) -> None:
-        """Raise `RuntimeError` if the step that has just been made computed its loss without `_compute_loss`."""
-        if self._mode_of_loss is not training:  # that of an evaluation does not vouch for a step of training
-            raise loss_went_past(self, "The step ended without calling the trainer's `_compute_loss`.")
-        self._mode_of_loss = None
-
     def floating_point_ops(self, inputs):
         # The Trainer asks for this between the backward pass of every micro-batch and the optimizer's step, also where
-        # a user's subclass has a `training_step` that does not call the trainer's.
-        self._check_loss_seen(training=True)
+        # a user's subclass has a `training_step` that does not call the trainer's. A subclass that overrides this
+        # method has to call `super()`.
+        if not self._mode_of_loss:  # the loss of an evaluation does not vouch for a training step
+            raise loss_went_past(self, WITHOUT_THE_LOSS)
+        self._mode_of_loss = None
         return super().floating_point_ops(inputs)
 
     def prediction_step(self, *positional, **keywords):
+        before, self._mode_of_loss = self._mode_of_loss, None  # a training step may evaluate after its loss
         result = super().prediction_step(*positional, **keywords)
-        self._check_loss_seen(training=False)
+        if self._credit_in_evaluation and self._mode_of_loss is None:
+            raise loss_went_past(self, WITHOUT_THE_LOSS)
+        self._mode_of_loss = before
         return result
 
     # --- samples and rewards ---

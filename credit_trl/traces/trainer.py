@@ -53,6 +53,7 @@ class TraceCredit(CreditTrainer):
     _in_flight = ("_pending_totals", "_total_names")
     _fields_of_the_buffer = ("trace_target", "trust_region")
     _total_names: tuple[str, ...] = ()  # until the first loss
+    _credit_in_evaluation = True
 
     @takes_trl_arguments
     def __init__(self, model, reward_funcs=None, args: GRPOConfig | None = None, **keywords):

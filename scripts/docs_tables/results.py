@@ -267,12 +267,13 @@ def soak() -> str:
 
 
 def headlines() -> str:
-    """Return six results with the options of `python -m benchmarks.learning_curves` that measure them anew."""
+    """Return seven results with the options of `python -m benchmarks.learning_curves` that measure them anew."""
     again = "--seeds {10..29}"
     chosen = (
         ("four optimizer steps per batch", FRESH, "long_reuse", "s_trace", again),
         ("the same over 100 batches of other problems, six seeds", CURVES, "wide_reuse", "s_trace 0.9", ""),
-        ("the same", CURVES, "wide_reuse", "grpo_lambda recent", ""),
+        ("the same, six fresh seeds", FRESH, "wide_reuse", "grpo_lambda recent", "--seeds {10..15}"),
+        ("100 batches, one step per batch, six fresh seeds", FRESH, "wide", "grpo_lambda recent", "--seeds {10..15}"),
         ("right answers are rare, an oracle names the wrong step", FRESH, "rare", "srpo 1x4 oracle furthest", again),
         ("right answers are rare, the model names the wrong step", FRESH, "rare", "srpo 1x4 furthest", again),
         ("long chains, one optimizer step per batch", FRESH, "long", "srpo 1x4", again),

@@ -7,7 +7,14 @@ import pytest
 import torch
 from trl import GRPOTrainer
 
-from credit_trl import GRPOLambdaConfig, GRPOLambdaTrainer, STraceConfig, STraceTrainer
+from credit_trl import (
+    GRPOLambdaConfig,
+    GRPOLambdaTrainer,
+    SRPOConfig,
+    SRPOTrainer,
+    STraceConfig,
+    STraceTrainer,
+)
 from tests.helpers.comparing import largest_difference, same_log, same_weights
 
 TRAINERS = {
@@ -136,14 +143,21 @@ def test_a_loss_of_an_evaluation_does_not_vouch_for_a_training_step(run, prompts
         run(Both, STraceConfig, trainer_options=dict(eval_dataset=prompts), **evaluation)
 
 
-def test_a_training_step_may_leave_the_model_in_evaluation_mode(run):
-    class Sampling(STraceTrainer):
+@pytest.mark.parametrize(("trainer", "config"), [(STraceTrainer, STraceConfig), (SRPOTrainer, SRPOConfig)])
+def test_a_training_step_may_evaluate_and_leave_the_model_in_evaluation_mode(run, prompts, trainer, config):
+    class Evaluating(trainer):
         def training_step(self, *arguments, **keywords):
             loss = super().training_step(*arguments, **keywords)
-            self.model.eval()  # to sample from it, say
+            self.evaluate()
+            self.model.eval()
             return loss
 
-    run(Sampling, STraceConfig, max_steps=2)
+        def _compute_loss(self, model, inputs):
+            loss = super()._compute_loss(model, inputs)
+            self.model.eval()
+            return loss
+
+    run(Evaluating, config, max_steps=2, trainer_options=dict(eval_dataset=prompts), per_device_eval_batch_size=4)
 
 
 @pytest.mark.parametrize("method", TRAINERS)
