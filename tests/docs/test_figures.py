@@ -125,8 +125,10 @@ def results() -> list[str]:
         f"({clipped[0]:.1f}% against {clipped[1]:.1f}%)",
         f"by {lower(FIRST['wide'], 's_trace 0.99')} with `trace_lambda=0.99`, and perhaps by "
         f"{lower(FIRST['wide'], 's_trace 0.9')} with 0.9 ({p(FIRST['wide'], 's_trace 0.9')}).",
-        f"GMPO perhaps below ({p(longer, 'gmpo')})",
-        f"own localization SRPO ends {lower(FIRST['wide'], 'srpo 1x4')} below GRPO, and tuning kept",
+        f"GMPO ({p(longer, 'gmpo')}) and S-trace with lambda 0.99 ({p(longer, 's_trace 0.99')}) end perhaps below.",
+        f"own localization SRPO ends {lower(FIRST['wide'], 'srpo 1x4')} below GRPO, and RRPO "
+        f"{lower(FIRST['wide'], 'rrpo')}; one of six",
+        f"in a long run {final(FIRST['wide'], 'srpo 1x4')} against {final(FIRST['wide'], 'rrpo')} |",
         f"GRPO ends at {final(longer, 'grpo')} with them and at {final(FIRST['wide'], 'grpo')} without",
         f"perfect localizer on the testbed: p {p_value(rare[oracle]['pass_at_1_p'])} on twenty fresh seeds",
         f"| {lead(rare, oracle)} in the final pass rate; needs {catch_up(rare, oracle)} times as many",
@@ -402,7 +404,8 @@ SENTENCES = {
 CHOSEN = {
     "docs/evidence/results.md": "trace_lambda=0.9; epsilon=0.1; delta=1.5; From 0.00015 on; but at 0.00007; "
     "Lambda is 0.99; at 0.00012 GRPO collapses; In `wide` at 0.0002 it is; "
-    "own rate (0.00005); GRPO-lambda the default 0.99; raises negative advantages to -0.1; "
+    "own rate (0.00005); S-trace with lambda 0.9 ends where; GRPO-lambda the default 0.99; "
+    "raises negative advantages to -0.1; "
     "P-trace at lambda 0.5; lambda 0.5 means; Lambda 0.9 means c = 7.5 and costs about 0.025; "
     "the 20% of tokens; 0.6 M parameters; p = 0.05 by chance; 95% bootstrap; about 90%; 0.45, and an; 30 to 40%; "
     "28.7% of prefixes; and 16.3%; about 0.02; temperature 0.3",
