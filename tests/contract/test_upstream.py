@@ -54,7 +54,7 @@ def test_a_changed_function_is_reported_with_its_users_and_what_to_look_at(accep
     found = report(accepted, installed())
     assert found.count("===") == 1
     assert "=== GRPOTrainer._compute_loss changed" in found
-    assert "used by: credit_trl/traces/trainer.py" in found
+    assert "used by: credit_trl/base/trainer.py" in found
     assert f"look at: {CHECK['GRPOTrainer._compute_loss']}" in found
     assert f"read:      trl {accepted['versions']['trl']}, transformers" in found
 
