@@ -157,7 +157,9 @@ def test_a_training_step_may_evaluate_and_leave_the_model_in_evaluation_mode(run
             self.model.eval()
             return loss
 
-    run(Evaluating, config, max_steps=2, trainer_options=dict(eval_dataset=prompts), per_device_eval_batch_size=4)
+    evaluation = dict(trainer_options=dict(eval_dataset=prompts), per_device_eval_batch_size=4)
+    trainer, *_ = run(Evaluating, config, max_steps=2, **evaluation)
+    assert trainer.state.global_step == 2
 
 
 @pytest.mark.parametrize("method", TRAINERS)
