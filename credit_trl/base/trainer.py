@@ -112,7 +112,10 @@ class CreditTrainer(GRPOTrainer):
         """Raise `RuntimeError` if the loss that has just been computed from `inputs` did not use the credit in them."""
         if inputs.unread:
             names = " and ".join(sorted(inputs.unread))
-            raise loss_went_past(self, f"The loss did not read {names}, in which the credit is, from its inputs.")
+            what = (
+                f"The loss did not read {names}, in which the credit is, after the trainer had put it into its inputs."
+            )
+            raise loss_went_past(self, what)
 
     def floating_point_ops(self, inputs):
         # The Trainer asks for this between the backward pass of every micro-batch and the optimizer's step, also where

@@ -274,7 +274,8 @@ def test_a_library_that_samples_by_itself_is_an_error(make, monkeypatch):
     patched(monkeypatch, "_generate", generate_without_rollout)
     trainer = make()
     with pytest.raises(
-        RuntimeError, match=r"plain GRPO\. GRPOTrainer\._generate is not TRL's but comes from tests\.resets"
+        RuntimeError,
+        match=r"plain GRPO\. GRPOTrainer\._generate is not TRL's but comes from tests\.resets\.test_strangers\.",
     ):
         trainer.train()
     assert trainer.state.global_step == 0

@@ -143,9 +143,9 @@ def test_a_loss_of_an_evaluation_does_not_vouch_for_a_training_step(run, prompts
         run(Both, STraceConfig, trainer_options=dict(eval_dataset=prompts), **evaluation)
 
 
-@pytest.mark.parametrize(("trainer", "config"), [(STraceTrainer, STraceConfig), (SRPOTrainer, SRPOConfig)])
-def test_a_training_step_may_evaluate_and_leave_the_model_in_evaluation_mode(run, prompts, trainer, config):
-    class Evaluating(trainer):
+@pytest.mark.parametrize(("trainer_class", "config_class"), [(STraceTrainer, STraceConfig), (SRPOTrainer, SRPOConfig)])
+def test_a_training_step_may_evaluate_and_leave_the_model_in_evaluation_mode(run, prompts, trainer_class, config_class):
+    class Evaluating(trainer_class):
         def training_step(self, *arguments, **keywords):
             loss = super().training_step(*arguments, **keywords)
             self.evaluate()
@@ -158,7 +158,7 @@ def test_a_training_step_may_evaluate_and_leave_the_model_in_evaluation_mode(run
             return loss
 
     evaluation = dict(trainer_options=dict(eval_dataset=prompts), per_device_eval_batch_size=4)
-    trainer, *_ = run(Evaluating, config, max_steps=2, **evaluation)
+    trainer, *_ = run(Evaluating, config_class, max_steps=2, **evaluation)
     assert trainer.state.global_step == 2
 
 
