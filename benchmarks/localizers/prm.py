@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
@@ -155,16 +156,20 @@ def train_prm(solutions: Sequence[Solution], steps: int = OPTIMIZER_STEPS, seed:
 
 
 def load_or_train(solutions: int, folder: Path = MODELS) -> Path:
-    """Return the folder of the PRM that has seen `solutions` labelled solutions, trained first where it is missing."""
+    """Return the folder of the PRM that has seen `solutions` labelled solutions, trained first where it is missing.
+
+    Of several processes that miss it at once, one trains it and the others wait.
+    """
     path = folder / f"prm_{solutions}_{base_model_digest()}"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as draft:
-            train_prm(label_solutions(solutions)).save_pretrained(draft)
-            AutoTokenizer.from_pretrained(BASE_MODEL).save_pretrained(draft)
-            os.chmod(draft, 0o755)
-            os.rename(draft, path)  # whole or not at all
-            Path(draft).mkdir()  # for the context to remove
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            with tempfile.TemporaryDirectory(dir=folder) as draft:
+                train_prm(label_solutions(solutions)).save_pretrained(draft)
+                AutoTokenizer.from_pretrained(BASE_MODEL).save_pretrained(draft)
+                os.chmod(draft, 0o755)
+                os.rename(draft, path)  # whole or not at all
+                Path(draft).mkdir()  # for the context to remove
     return path
 
 

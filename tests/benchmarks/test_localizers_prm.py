@@ -1,5 +1,8 @@
 """The testbed's process reward models: their labels, their training and storage, and the measurement of a localizer."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from transformers import AutoTokenizer
@@ -52,9 +55,24 @@ def test_a_stored_model_is_not_trained_again(tmp_path, monkeypatch):
     monkeypatch.setattr(prm, "train_prm", short)
     path = prm.load_or_train(4, tmp_path)
     assert prm.load_or_train(4, tmp_path) == path and trained == [4]
-    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+    assert [entry for entry in tmp_path.iterdir() if entry.is_dir()] == [path]
     found = [prm.Failure(PROBLEM, WRONG.steps, 1, None)]
     assert set(prm.measure_localizer(prm.prm_localizer(4, tmp_path), found)) >= {"hit_rate", "clean_rate"}
+
+
+def test_workers_that_start_together_train_a_model_once(tmp_path, monkeypatch):
+    trained = []
+
+    def slow(solutions):
+        trained.append(len(solutions))
+        time.sleep(0.5)
+        return model
+
+    model = prm.train_prm([WRONG] * 20, steps=1)
+    monkeypatch.setattr(prm, "train_prm", slow)
+    with ThreadPoolExecutor() as executor:
+        paths = list(executor.map(lambda _: prm.load_or_train(4, tmp_path), range(3)))
+    assert len(set(paths)) == 1 and trained == [4]
 
 
 def test_an_oracle_hits_and_what_names_the_last_step_keeps_errors():
