@@ -18,7 +18,8 @@ completions. Read off the loss, at every decisive token that is in it:
 Reported, for the first step on a batch (on policy) and the second (off policy): mean credits; `blame`, the share of all
 negative credit at decisive tokens that falls on wrong steps; `focus`, the share of the squared gradient of the logits
 that falls on decisive tokens of shaky facts; and `snr`, the mean over batches of the summed push over its standard
-deviation: how clearly one batch says to mend the facts that are wrong.
+deviation: how clearly one batch says to mend the facts that are wrong. Methods that see GRPO's completions are also
+compared with GRPO's `snr` on the same batches.
 
 **Localization.** Failed completions of the base model, the step that it names as the first wrong one, and completions
 of what precedes that step. A prefix is clean if the first error is not in it. Unreadable answers count as misses, and
@@ -260,6 +261,24 @@ def summarize(observed: list[dict], rng: np.random.Generator) -> dict[str, dict]
             for figure, statistic in FIGURES.items()
         }
     return summary
+
+
+def same_completions(observed: list[dict], others: list[dict]) -> bool:
+    """Return whether two methods saw the same completions on policy: every batch has as many right and wrong steps."""
+    counts = [
+        [(step["right_count"], step["wrong_count"]) for step in steps[:: len(PHASES)]] for steps in (observed, others)
+    ]
+    return counts[0] == counts[1]
+
+
+def snr_over_grpo(observed: list[dict], grpo: list[dict], rng: np.random.Generator) -> dict:
+    """Return a method's `snr` over GRPO's on the same batches, on policy, with its paired interval over batches."""
+    pushes = [np.array([step["push"] for step in steps[:: len(PHASES)]]) for steps in (observed, grpo)]
+    choices = [slice(None), *rng.integers(len(pushes[0]), size=(2000, len(pushes[0])))]
+    value, *resampled = (
+        FIGURES["snr"]({"push": pushes[0][choice]}) / FIGURES["snr"]({"push": pushes[1][choice]}) for choice in choices
+    )
+    return with_interval(value, resampled)
 
 
 def with_interval(value: float, resampled: Sequence[float]) -> dict:
@@ -509,10 +528,14 @@ def main() -> None:
     total = len(SETTINGS) * len(arguments.methods) * len(PHASES) * arguments.batches
     with tqdm(total=total, desc="credit, optimizer steps") as progress, tempfile.TemporaryDirectory() as folder:
         for setting, steps in SETTINGS.items():
+            observed: dict[str, list[dict]] = {}
             for name in arguments.methods:
                 progress.set_postfix_str(f"{name}, {setting}")
-                observed = observe(name, steps, arguments.batches, arguments.learning_rate, folder, progress)
-                credit[setting][name] = summarize(observed, rng)
+                observed[name] = observe(name, steps, arguments.batches, arguments.learning_rate, folder, progress)
+                credit[setting][name] = summarize(observed[name], rng)
+                if name != "grpo" and "grpo" in observed and same_completions(observed[name], observed["grpo"]):
+                    ratio = snr_over_grpo(observed[name], observed["grpo"], rng)
+                    credit[setting][name][PHASES[0]]["snr_over_grpo"] = ratio
     result = {
         "command": own_command("benchmarks.credit.quality"),
         "device": processor(),

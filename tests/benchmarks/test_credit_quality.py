@@ -18,6 +18,8 @@ from benchmarks.credit.quality import (
     observe,
     push,
     read_credit,
+    same_completions,
+    snr_over_grpo,
     summarize,
 )
 from credit_trl.testbed import Problem, step_truths
@@ -108,6 +110,27 @@ def test_the_phases_are_told_apart(monkeypatch):
     summary = summarize(steps, np.random.default_rng(0))
     assert [summary[phase]["ratio"]["value"] for phase in PHASES] == [6 / 4, 80 / 20]
     assert summary[PHASES[0]]["ratio"]["interval"] == [0.5, 2.5]  # the one batch twice, or the other
+
+
+def steps_of(pushes: list[float], right_count: int = 3) -> list[dict]:
+    """Return a step on policy with each push, and after it one off policy that says something else."""
+    return [
+        {"push": value, "right_count": right_count + off, "wrong_count": 1}
+        for push in pushes
+        for off, value in enumerate((push, 100.0))
+    ]
+
+
+def test_a_signal_is_compared_batch_by_batch():
+    """A method whose push is GRPO's in each batch, times 5, has exactly its signal; less spread is more of it."""
+    pushes = [float(push) for push in range(1, 13)]
+    scaled = snr_over_grpo(steps_of([5 * push for push in pushes]), steps_of(pushes), np.random.default_rng(0))
+    assert scaled["value"] == pytest.approx(1) and scaled["interval"] == pytest.approx([1, 1])
+    steadier = snr_over_grpo(steps_of([6.5 + push for push in pushes]), steps_of(pushes), np.random.default_rng(0))
+    assert steadier["value"] == pytest.approx(2)  # twice the mean, the same deviation
+    assert same_completions(steps_of(pushes), steps_of(pushes)) and not same_completions(
+        steps_of(pushes, right_count=2), steps_of(pushes)
+    )
 
 
 class PlainTokenizer:
