@@ -26,6 +26,8 @@ TITLES = {
     "grpo_lambda both advantage": "GRPO-lambda, `both`, on the advantage",
     "srpo 1x4 s_trace": "SRPO with S-trace",
     "srpo 1x4 first step": "SRPO, always to the first step",
+    "srpo 1x4 votes 3": "SRPO, 3 votes",
+    "srpo 1x4 prm 500": "SRPO, a PRM of 500 solutions",
     "cumulative": "cumulative ratio (CTPO's, one bound for all tokens)",
     **{
         f"{name} {variant}": f"{name[0].upper()}-trace, {text}"

@@ -1,5 +1,6 @@
 """The figures of the pages are those of the stored results: tables by the script that writes them, sentences here."""
 
+import functools
 import json
 import math
 import re
@@ -7,6 +8,7 @@ from statistics import fmean
 
 import pytest
 
+from benchmarks.learning_curves.report import first_crossing
 from benchmarks.learning_curves.suite import VARIANTS
 from benchmarks.soak.run import WARMUP_BLOCKS
 from scripts.docs_tables import PAGES, PLACE, ROOT, TABLES, filled
@@ -82,15 +84,35 @@ def logged(methods: dict, name: str, figure: str) -> float:
     return methods[name]["diagnostics"][figure]
 
 
+@functools.cache
+def runs() -> list[dict]:
+    return list(map(json.loads, (ROOT / "benchmarks/learning_curves/runs.jsonl").read_text().splitlines()))
+
+
+def final_by_seed(setting: str, methods: dict, name: str) -> dict[int, float]:
+    """Return a method's final pass rates on all seeds, by the single runs, as it was tuned."""
+    return {
+        run["seed"]: run["result"]["pass_at_1"][-1]
+        for run in runs()
+        if (run["setting_name"], run["method"]) == (setting, name)
+        and methods[name]["tuned"]
+        == f"lr {run['learning_rate']:g}" + "".join(f", {key} {value}" for key, value in run["options"].items())
+    }
+
+
 def lead_of_half(setting: str, name: str, seeds: range) -> str:
-    """Return a method's mean lead over GRPO on some of the fresh seeds, from the single runs."""
-    runs: dict[str, dict[int, float]] = {}
-    for line in (ROOT / "benchmarks/learning_curves/runs.jsonl").read_text().splitlines():
-        run = json.loads(line)
-        tuned = f"lr {run['learning_rate']:g}" + "".join(f", {key} {value}" for key, value in run["options"].items())
-        if run["setting_name"] == setting and tuned == FRESH[setting].get(run["method"], {}).get("tuned"):
-            runs.setdefault(run["method"], {})[run["seed"]] = run["result"]["pass_at_1"][-1]
-    return f"{fmean(runs[name][seed] - runs['grpo'][seed] for seed in seeds):+.3f}"
+    """Return a method's mean lead over GRPO on some of the fresh seeds."""
+    ours, grpo = (final_by_seed(setting, FRESH[setting], method) for method in (name, "grpo"))
+    return f"{fmean(ours[seed] - grpo[seed] for seed in seeds):+.3f}"
+
+
+def seeds_ahead(setting: str, name: str, other: str) -> str:
+    """Return on how many of its seeds a method ends above another, in words."""
+    methods = FIRST[setting]
+    ours, others = (final_by_seed(setting, methods, method) for method in (name, other))
+    seeds = methods[name]["seeds"]
+    count = sum(ours[seed] > others[seed] for seed in seeds)
+    return "every seed" if count == len(seeds) else f"{count} of {len(seeds)} seeds"
 
 
 def results() -> list[str]:
@@ -116,6 +138,17 @@ def results() -> list[str]:
     def lower(methods: dict, name: str) -> str:
         return f"{-methods[name]['pass_at_1_minus_grpo'][0]:.3f}"
 
+    def halfway(methods: dict) -> str:
+        """Return the lead of the oracle's SRPO with the furthest failure after 50 of 100 batches."""
+        curves = [methods[name]["curves"]["completions"] for name in (oracle, "grpo")]
+        assert all(curve["x"][12] == 50 * 64 for curve in curves)
+        return f"{curves[0]['mean'][12] - curves[1]['mean'][12]:.3f}"
+
+    def right_after_a_reset(methods: dict) -> str:
+        """Return how often continuations and fresh completions are right under SRPO with its own localization."""
+        continued, fresh = (logged(methods, "srpo 1x4", f"reset/{name}_pass_rate") for name in ("suffix", "base"))
+        return f"{continued:.0%} against {fresh:.0%}"
+
     assert tuned[0] == pytest.approx(3 * tuned[1])
     return [
         f"| S-trace, four steps on a batch: {lead(reuse, 's_trace')} in the final pass rate; in a long run "
@@ -126,9 +159,18 @@ def results() -> list[str]:
         f"by {lower(FIRST['wide'], 's_trace 0.99')} with `trace_lambda=0.99`, and perhaps by "
         f"{lower(FIRST['wide'], 's_trace 0.9')} with 0.9 ({p(FIRST['wide'], 's_trace 0.9')}).",
         f"GMPO ({p(longer, 'gmpo')}) and S-trace with lambda 0.99 ({p(longer, 's_trace 0.99')}) end perhaps below.",
-        f"own localization SRPO ends {lower(FIRST['wide'], 'srpo 1x4')} below GRPO, and RRPO "
-        f"{lower(FIRST['wide'], 'rrpo')}; one of six",
-        f"in a long run {final(FIRST['wide'], 'srpo 1x4')} against {final(FIRST['wide'], 'rrpo')} |",
+        f"own localization SRPO ends {lower(FIRST['wide'], 'srpo 1x4')} below GRPO with one step on a batch and "
+        f"{lower(longer, 'srpo 1x4')} with four, RRPO {lower(FIRST['wide'], 'rrpo')} and {lower(longer, 'rrpo')}.",
+        f"it ends {-float(lower(FIRST['wide'], oracle)):.3f} above GRPO with one step ({p(FIRST['wide'], oracle)}), "
+        f"but {lower(FRESH['wide'], oracle)} below on [six fresh seeds]",
+        f"After 50 batches it is ahead on both (by {halfway(FIRST['wide'])} and {halfway(FRESH['wide'])}):",
+        f"With three votes SRPO ends {lower(FIRST['wide'], 'srpo 1x4 votes 3')} lower, with the PRM perhaps "
+        f"{lower(FIRST['wide'], 'srpo 1x4 prm 500')} ({p(FIRST['wide'], 'srpo 1x4 prm 500')}), with S-trace "
+        f"{lower(FIRST['wide'], 'srpo 1x4 s_trace')} and {lower(longer, 'srpo 1x4 s_trace')}.",
+        f"({right_after_a_reset(FIRST['wide'])}, and {right_after_a_reset(longer)} with four steps)",
+        f"in the long runs {final(FIRST['wide'], 'srpo 1x4')} against {final(FIRST['wide'], 'rrpo')}, on "
+        f"{seeds_ahead('wide', 'srpo 1x4', 'rrpo')}, and with four steps on a batch {final(longer, 'srpo 1x4')} "
+        f"against {final(longer, 'rrpo')}, on {seeds_ahead('wide_reuse', 'srpo 1x4', 'rrpo')} |",
         f"GRPO ends at {final(longer, 'grpo')} with them and at {final(FIRST['wide'], 'grpo')} without",
         f"perfect localizer on the testbed: p {p_value(rare[oracle]['pass_at_1_p'])} on twenty fresh seeds",
         f"| {lead(rare, oracle)} in the final pass rate; needs {catch_up(rare, oracle)} times as many",
@@ -156,6 +198,34 @@ def results() -> list[str]:
     ]
 
 
+def predictions() -> list[str]:
+    """Return what the benchmark's README says of its predictions, with the figures of today's results."""
+    wide, reuse = FIRST["wide"], FIRST["wide_reuse"]
+
+    def below(methods: dict, name: str) -> str:
+        return f"{-methods[name]['pass_at_1_minus_grpo'][0]:.3f}"
+
+    resets = [methods[name] for methods in (wide, reuse) for name in methods if name.startswith(("srpo", "rrpo"))]
+    chosen = sum("loss_type dapo" in outcome["tuned"] for outcome in resets)
+    assert all(
+        methods[name]["pass_at_1"][0] < methods["srpo 1x4"]["pass_at_1"][0]
+        for methods in (wide, reuse)
+        for name in methods
+        if name in ("srpo 1x4 s_trace", "srpo 1x4 votes 3")
+    )
+    return [
+        f"with one step on a batch it ends {below(wide, 'srpo 1x4 oracle')} lower with the oracle and "
+        f"{below(wide, 'srpo 1x4')} lower with its own localization, with four {below(reuse, 'srpo 1x4 oracle')} and "
+        f"{below(reuse, 'srpo 1x4')} lower.",
+        f"with four steps ({final(reuse, 'srpo 1x4')} against {final(reuse, 'rrpo')}, on "
+        f"{seeds_ahead('wide_reuse', 'srpo 1x4', 'rrpo')}), and likely with one ({final(wide, 'srpo 1x4')} against "
+        f"{final(wide, 'rrpo')}, on {seeds_ahead('wide', 'srpo 1x4', 'rrpo')})",
+        f"| yes, for {chosen} of {len(resets)} (",
+        f"no: it ends {below(reuse, 'gmpo')} lower ({p(reuse, 'gmpo')})",
+        f"and at 0.99 it ends {below(wide, 's_trace 0.99')} lower",
+    ]
+
+
 def floor() -> list[str]:
     """Return what `docs/evidence/results.md` says in sentences of GRPO-lambda's floor in the longer runs."""
     wide, reuse, name = FIRST["wide"], FIRST["wide_reuse"], "grpo_lambda recent"
@@ -165,8 +235,17 @@ def floor() -> list[str]:
     ends = [methods[name]["pass_at_1_minus_grpo"][0] for methods in (wide, reuse)]
     again = [FRESH[setting][name]["pass_at_1_minus_grpo"][0] for setting in ("wide", "wide_reuse")]
     (chance,) = {p(FRESH[setting], name) for setting in ("wide", "wide_reuse")}
-    long_chains = stored("credit/quality_floor.json")["credit"]["12 steps"]
-    snr = [f"{long_chains[method]['on policy']['snr']['value']:.2f}" for method in ("grpo floored", "grpo")]
+    assert all(reuse[method]["pass_at_1"][0] > wide[method]["pass_at_1"][0] for method in wide.keys() & reuse.keys())
+    signals = stored("credit/quality_floor.json")
+    on_policy = [
+        {method: phases["on policy"] for method, phases in signals["credit"][steps].items()}
+        for steps in ("12 steps", "4 to 6 steps")
+    ]
+    ratios = [methods["grpo floored"]["snr_over_grpo"] for methods in on_policy]
+    snr = ["{:.2f} ({:.2f} to {:.2f}) times".format(ratio["value"], *ratio["interval"]) for ratio in ratios]
+    focus = [
+        [f"{methods[method]['focus']['value']:.0%}" for method in ("grpo floored", "grpo")] for methods in on_policy
+    ]
     at_one_rate = stored("learning_curves/rates_wide_reuse_floor.json")["methods"]
     alone, both = (at_one_rate[method]["best"]["minus_grpo"][0] for method in ("grpo floored", name))
     best = reuse["grpo"]["pass_at_1"][0]
@@ -175,7 +254,7 @@ def floor() -> list[str]:
     for methods in (wide, reuse, FRESH["wide"], FRESH["wide_reuse"]):
         assert methods[name]["pass_at_1_minus_grpo"][1] > 0 and methods[name]["pass_at_1_p"] == 2 / 2**6
     for methods in (wide, reuse):
-        assert [other for other in methods if methods[other]["pass_at_1_minus_grpo"][0] > 0] == [name]
+        assert [other for other in methods if methods[other]["pass_at_1_minus_grpo"][1] > 0] == [name]
     in_wide = stored("learning_curves/rates_wide_floor.json")["methods"]
     gains = [in_wide[method]["best"]["minus_grpo"][0] for method in ("grpo floored", name)]
     assert abs(gains[0] - gains[1]) < 0.005
@@ -191,6 +270,14 @@ def floor() -> list[str]:
     assert lowest(reuse, "grpo", 0.00012) < 0.15 and lowest(reuse, name, 0.00012) > 0.4
     assert lowest(wide, name, 0.0002) < 0.15 and lowest(wide, "grpo", 0.0002) > 0.3
 
+    def shares(methods: dict) -> str:
+        """Return the range of the shares of GRPO's completions with which the pass rates 0.15, 0.2, ... are reached."""
+        ours, grpo = (methods[method]["curves"]["completions"] for method in (name, "grpo"))
+        levels = [percent / 100 for percent in range(15, 100, 5) if percent / 100 < grpo["mean"][-1]]
+        crossings = [[first_crossing(curve["x"], curve["mean"], level) for level in levels] for curve in (ours, grpo)]
+        found = [one / other for one, other in zip(*crossings, strict=True)]
+        return f"{min(found):.2f} to {max(found):.2f}"
+
     def over_the_run(methods: dict) -> str:
         means = [fmean(methods[method]["curves"]["completions"]["mean"][1:]) for method in (name, "grpo")]
         return f"{means[0] / means[1] - 1:.0%}"
@@ -201,7 +288,9 @@ def floor() -> list[str]:
         f"leads by {again[0]:.3f} and {again[1]:.3f} in the long runs, and it is ahead on every seed ({chance} each,",
         f"In `wide` it ends {ends[0]:.3f} above GRPO, in `wide_reuse` {ends[1]:.3f},",
         f"with {catch_up(reuse, name)} times as many completions",
-        f"after 25 batches it is {early:.3f} in `wide`.",
+        f"after 25 batches it is {early:.3f} in `wide`), because",
+        f"each pass rate from 0.15 on with {shares(wide)} times as many completions in `wide`, and with "
+        f"{shares(reuse)} times as many in `wide_reuse`.",
         f"over the run its mean pass rate is {over_the_run(reuse)} higher; with one step it is {over_the_run(wide)} "
         "higher.",
         f"ends at {final(wide, 'grpo_lambda recent unfloored')} in `wide`, below GRPO's {final(wide, 'grpo')}.",
@@ -211,7 +300,10 @@ def floor() -> list[str]:
         f"the floor alone gains {against_best[0]:.3f}, and both together {against_best[1]:.3f}.",
         f"with four it ends {-reuse['srpo 1x4 oracle']['pass_at_1_minus_grpo'][0]:.3f} lower** "
         f"({p(reuse, 'srpo 1x4 oracle')}).",
-        f"no higher with it: {snr[0]} against {snr[1]} with 12 steps",
+        f"On the same {signals['batches']} batches it is {snr[0]} GRPO's with 12 steps, and {snr[1]} with 4 to 6",
+        f"With the floor, {focus[0][0]} of the squared gradient of the logits falls on the results of operations that "
+        f"the base model mostly gets wrong, and {focus[0][1]} without it. With 4 to 6 steps it is {focus[1][0]} and "
+        f"{focus[1][1]}.",
     ]
 
 
@@ -234,7 +326,27 @@ def explanations() -> list[str]:
     assert sum(float(value) > 0 for value in leads(rates, "s_trace")) == 3
     assert float(leads(variants, "p_trace")[0]) > 0 and reuse["p_trace"]["pass_at_1_minus_grpo"][0] < 0
     own = "s_trace own gradient"
+
+    def gain(methods: dict, name: str) -> str:
+        return f"{abs(methods[name]['pass_at_1_minus_grpo'][0]):.3f}"
+
+    # What the words say: which side of GRPO each variant ends on, and the learning rates of P-trace.
+    assert long["s_trace 0.5"]["pass_at_1_minus_grpo"][0] > 0 > long["p_trace 0.5"]["pass_at_1_minus_grpo"][0]
+    for name in ("p_trace unnormalized", "s_trace unnormalized", "s_trace"):
+        assert long[name]["pass_at_1_minus_grpo"][0] < 0
+        assert long[name]["tuned"].endswith("trace_lambda 0.9")
+    assert reuse["s_trace unnormalized"]["pass_at_1"][0] < reuse["s_trace"]["pass_at_1"][0]
+    assert reuse["p_trace unnormalized"]["tuned"].startswith("lr 7e-05")
+    assert all(reuse[f"{name} 0.5"]["pass_at_1_minus_grpo"][0] > 0 for name in ("p_trace", "s_trace"))
     return [
+        f"S-trace ends {gain(long, 's_trace 0.5')} above GRPO ({p(long, 's_trace 0.5')}), P-trace "
+        f"{gain(long, 'p_trace 0.5')} below.",
+        f"P-trace ends {gain(long, 'p_trace unnormalized')} below GRPO and S-trace "
+        f"{gain(long, 's_trace unnormalized')}, where the normalized S-trace ends {gain(long, 's_trace')} below.",
+        f"P-trace ends higher, at {final(reuse, 'p_trace unnormalized')}, but tuning chose a lower rate for it, at "
+        f"which P-trace with normalization is {leads(variants, 'p_trace')[0].lstrip('+')} above GRPO.",
+        f"S-trace ends {gain(reuse, 's_trace 0.5')} above GRPO ({p(reuse, 's_trace 0.5')}) and P-trace "
+        f"{gain(reuse, 'p_trace 0.5')}.",
         f"it leads by {at_best('s_trace')}, and GMPO by {at_best('gmpo')}.",
         f"leads by {' and '.join(leads(variants, own))} at the two lower rates, instead of "
         f"{' and '.join(leads(rates, 's_trace')[:2])}.",
@@ -269,7 +381,7 @@ def localizers() -> list[str]:
         f"failure pay from a hit rate of {same[0]} on, against the thirty from {all_seeds[0]} ({all_seeds[1]} to "
         f"{all_seeds[2]}). For the furthest failure it is {crossing('furthest', 'paired')[0]} and "
         f"{crossing('furthest', 'all_seeds')[0]}.",
-        f"not ahead of GRPO if {before['wide']:.0%} or more of the answers",
+        f"not clearly ahead of GRPO if {before['wide']:.0%} or more of the answers",
         f"In `rare` it is {before['rare']:.0%}.",
         f"names the right step in {hit_rate('self')} of the failures",
         f"has a hit rate of {hit_rate('prm 500')}, and",
@@ -393,6 +505,7 @@ SENTENCES = {
         *localizers(),
         *position()["docs/evidence/results.md"],
     ],
+    "benchmarks/learning_curves/README.md": predictions(),
     "docs/evidence/reliability.md": reliability(),
     "docs/evidence/cost.md": cost(),
     "docs/methods/s_trace.md": position()["docs/methods/s_trace.md"],
@@ -402,6 +515,7 @@ CHOSEN = {
     "Lambda is 0.99; at 0.00012 GRPO collapses; In `wide` at 0.0002 it is; "
     "own rate (0.00005); S-trace with lambda 0.9 ends where; GRPO-lambda the default 0.99; "
     "raises negative advantages to -0.1; "
+    "Lambda 0.5 neither; chose lambda 0.9 for both; A smaller lambda does not help either: with lambda 0.5; "
     "P-trace at lambda 0.5; lambda 0.5 means; Lambda 0.9 means c = 7.5 and costs about 0.025; "
     "the 20% of tokens; 0.6 M parameters; p = 0.05 by chance; 95% bootstrap; about 90%; 0.45, and an; 30 to 40%; "
     "28.7% of prefixes; and 16.3%; about 0.02; temperature 0.3",
