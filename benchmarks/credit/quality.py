@@ -263,8 +263,11 @@ def summarize(observed: list[dict], rng: np.random.Generator) -> dict[str, dict]
     return summary
 
 
-def same_completions(observed: list[dict], others: list[dict]) -> bool:
-    """Return whether two methods saw the same completions on policy: every batch has as many right and wrong steps."""
+def same_counts(observed: list[dict], others: list[dict]) -> bool:
+    """Return whether every batch of two methods has as many right and wrong steps on policy.
+
+    Methods without resets see the same completions, and so have the same counts.
+    """
     counts = [
         [(step["right_count"], step["wrong_count"]) for step in steps[:: len(PHASES)]] for steps in (observed, others)
     ]
@@ -533,7 +536,8 @@ def main() -> None:
                 progress.set_postfix_str(f"{name}, {setting}")
                 observed[name] = observe(name, steps, arguments.batches, arguments.learning_rate, folder, progress)
                 credit[setting][name] = summarize(observed[name], rng)
-                if name != "grpo" and "grpo" in observed and same_completions(observed[name], observed["grpo"]):
+            for name in arguments.methods:
+                if name != "grpo" and "grpo" in observed and same_counts(observed[name], observed["grpo"]):
                     ratio = snr_over_grpo(observed[name], observed["grpo"], rng)
                     credit[setting][name][PHASES[0]]["snr_over_grpo"] = ratio
     result = {

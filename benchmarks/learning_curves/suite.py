@@ -11,8 +11,8 @@ many completions. Each gets five candidates a setting on `TUNING_SEEDS`: four le
 its own knob (`knob`) at the best of them, or one more learning rate where it has no knob. The candidate with the
 best mean pass@1 over the run wins, and is reported on other seeds. All else is the method's default (`methods.py`).
 Intervals are 95% percentile bootstrap intervals over seeds, which with ten of them cover about 90%; p is exact, of
-all ways to flip the signs of the seeds' differences from GRPO. Both are for each method on its own: of thirty
-comparisons, one or two come out below p = 0.05 by chance. So the most interesting of what came out ahead runs once
+all ways to flip the signs of the seeds' differences from GRPO. Both are for each method on its own: of fifty
+comparisons, two or three come out below p = 0.05 by chance. So the most interesting of what came out ahead runs once
 more, as it was tuned, on twenty fresh seeds.
 
 Pass rates are exact: the probability that the policy writes the right solution, by one forward pass over it, on 128

@@ -161,9 +161,11 @@ def load_or_train(solutions: int, folder: Path = MODELS) -> Path:
     Of several processes that miss it at once, one trains it and the others wait.
     """
     path = folder / f"prm_{solutions}_{base_model_digest()}"
+    if path.exists():
+        return path
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
-        if not path.exists():
+        if not path.exists():  # no other process has trained it meanwhile
             with tempfile.TemporaryDirectory(dir=folder) as draft:
                 train_prm(label_solutions(solutions)).save_pretrained(draft)
                 AutoTokenizer.from_pretrained(BASE_MODEL).save_pretrained(draft)

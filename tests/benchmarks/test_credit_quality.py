@@ -18,7 +18,7 @@ from benchmarks.credit.quality import (
     observe,
     push,
     read_credit,
-    same_completions,
+    same_counts,
     snr_over_grpo,
     summarize,
 )
@@ -112,13 +112,13 @@ def test_the_phases_are_told_apart(monkeypatch):
     assert summary[PHASES[0]]["ratio"]["interval"] == [0.5, 2.5]  # the one batch twice, or the other
 
 
-def steps_of(pushes: list[float], right_count: int = 3) -> list[dict]:
+def steps_of(pushes: list[float], right: int = 3, wrong: int = 1, off_policy: int = 7) -> list[dict]:
     """Return a step on policy with each push, and after it one off policy that says something else."""
-    return [
-        {"push": value, "right_count": right_count + off, "wrong_count": 1}
-        for push in pushes
-        for off, value in enumerate((push, 100.0))
-    ]
+    steps = []
+    for push_on_policy in pushes:
+        steps.append({"push": push_on_policy, "right_count": right, "wrong_count": wrong})
+        steps.append({"push": 100.0, "right_count": off_policy, "wrong_count": off_policy})
+    return steps
 
 
 def test_a_signal_is_compared_batch_by_batch():
@@ -128,9 +128,12 @@ def test_a_signal_is_compared_batch_by_batch():
     assert scaled["value"] == pytest.approx(1) and scaled["interval"] == pytest.approx([1, 1])
     steadier = snr_over_grpo(steps_of([6.5 + push for push in pushes]), steps_of(pushes), np.random.default_rng(0))
     assert steadier["value"] == pytest.approx(2)  # twice the mean, the same deviation
-    assert same_completions(steps_of(pushes), steps_of(pushes)) and not same_completions(
-        steps_of(pushes, right_count=2), steps_of(pushes)
-    )
+
+
+def test_methods_with_the_same_completions_are_told_by_their_counts_on_policy():
+    assert same_counts(steps_of([1.0, 2.0]), steps_of([5.0, 6.0], off_policy=8))
+    assert not same_counts(steps_of([1.0, 2.0]), steps_of([1.0, 2.0], right=2))
+    assert not same_counts(steps_of([1.0, 2.0]), steps_of([1.0, 2.0], wrong=2))
 
 
 class PlainTokenizer:

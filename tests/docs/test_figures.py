@@ -8,7 +8,9 @@ from statistics import fmean
 
 import pytest
 
-from benchmarks.learning_curves.report import first_crossing
+from benchmarks.learning_curves.report import first_crossing, sign_flip_p
+from benchmarks.learning_curves.run import WIDE_OPERATIONS
+from benchmarks.learning_curves.suite import SETTINGS as SUITE_SETTINGS
 from benchmarks.learning_curves.suite import VARIANTS
 from benchmarks.soak.run import WARMUP_BLOCKS
 from scripts.docs_tables import PAGES, PLACE, ROOT, TABLES, filled
@@ -106,19 +108,53 @@ def lead_of_half(setting: str, name: str, seeds: range) -> str:
     return f"{fmean(ours[seed] - grpo[seed] for seed in seeds):+.3f}"
 
 
+def final_on_its_seeds(setting: str, name: str) -> list[float]:
+    """Return a method's final pass rates on the seeds that it is reported on."""
+    methods = FIRST[setting]
+    found = final_by_seed(setting, methods, name)
+    return [found[seed] for seed in methods[name]["seeds"]]
+
+
 def seeds_ahead(setting: str, name: str, other: str) -> str:
     """Return on how many of its seeds a method ends above another, in words."""
-    methods = FIRST[setting]
-    ours, others = (final_by_seed(setting, methods, method) for method in (name, other))
-    seeds = methods[name]["seeds"]
-    count = sum(ours[seed] > others[seed] for seed in seeds)
-    return "every seed" if count == len(seeds) else f"{count} of {len(seeds)} seeds"
+    ahead = [
+        one > two
+        for one, two in zip(final_on_its_seeds(setting, name), final_on_its_seeds(setting, other), strict=True)
+    ]
+    return "every seed" if all(ahead) else f"{sum(ahead)} of {len(ahead)} seeds"
+
+
+def p_between(setting: str, name: str, other: str) -> str:
+    """Return the p-value of the difference of two methods."""
+    pairs = zip(final_on_its_seeds(setting, name), final_on_its_seeds(setting, other), strict=True)
+    return f"p = {sign_flip_p([one - two for one, two in pairs]):.3f}"
+
+
+def dapo_of_resets() -> str:
+    """Return how often tuning chose TRL's loss for a reset method in the longer runs."""
+    resets = [
+        FIRST[setting][name]
+        for setting in ("wide", "wide_reuse")
+        for name in FIRST[setting]
+        if name.startswith(("srpo", "rrpo"))
+    ]
+    return f"{sum('loss_type dapo' in outcome['tuned'] for outcome in resets)} of the {len(resets)}"
+
+
+def over_the_run(methods: dict) -> str:
+    """Return by how much GRPO-lambda's mean pass rate over the run is higher than GRPO's."""
+    means = [fmean(methods[method]["curves"]["completions"]["mean"][1:]) for method in ("grpo_lambda recent", "grpo")]
+    return f"{means[0] / means[1] - 1:.0%}"
 
 
 def results() -> list[str]:
     """Return what `docs/evidence/results.md` says in sentences, with the figures of today's results."""
     rare, reuse, long = FRESH["rare"], FRESH["long_reuse"], FIRST["long"]
-    longer, four_steps = FIRST["wide_reuse"], (FIRST["long_reuse"]["grpo"], FIRST["wide_reuse"]["grpo"])
+    wide, longer, four_steps = (
+        FIRST["wide"],
+        FIRST["wide_reuse"],
+        (FIRST["long_reuse"]["grpo"], FIRST["wide_reuse"]["grpo"]),
+    )
     oracle, own = "srpo 1x4 oracle furthest", "srpo 1x4 furthest"
     comparisons = sum(len(methods.keys() - {"grpo", *VARIANTS}) for methods in FIRST.values())
     pass_rates = [f"{100 * logged(rare, oracle, f'reset/{name}_pass_rate'):.0f}%" for name in ("suffix", "base")]
@@ -149,6 +185,10 @@ def results() -> list[str]:
         continued, fresh = (logged(methods, "srpo 1x4", f"reset/{name}_pass_rate") for name in ("suffix", "base"))
         return f"{continued:.0%} against {fresh:.0%}"
 
+    # What the words say: the comparisons that ran again, the collapsed run, and what the PRM was trained on.
+    assert sum(len(FRESH[setting].keys() - {"grpo"}) for setting in FRESH if setting != "long") == 8
+    assert sum(rate < 0.01 for rate in final_on_its_seeds("wide", "rrpo")) == 1
+    seen = {op for name in ("long", "rare") for op in SUITE_SETTINGS[name].operations} & set(WIDE_OPERATIONS)
     assert tuned[0] == pytest.approx(3 * tuned[1])
     return [
         f"| S-trace, four steps on a batch: {lead(reuse, 's_trace')} in the final pass rate; in a long run "
@@ -156,28 +196,34 @@ def results() -> list[str]:
         f"the gain is not sure: {p(reuse, 's_trace')} on twenty fresh seeds; a",
         f"was three times as high ({tuned[0]:.5f} against {tuned[1]:.5f}), and more of its tokens were clipped "
         f"({clipped[0]:.1f}% against {clipped[1]:.1f}%)",
-        f"by {lower(FIRST['wide'], 's_trace 0.99')} with `trace_lambda=0.99`, and perhaps by "
-        f"{lower(FIRST['wide'], 's_trace 0.9')} with 0.9 ({p(FIRST['wide'], 's_trace 0.9')}).",
+        f"by {lower(wide, 's_trace 0.99')} with `trace_lambda=0.99`, and perhaps by "
+        f"{lower(wide, 's_trace 0.9')} with 0.9 ({p(wide, 's_trace 0.9')}).",
         f"GMPO ({p(longer, 'gmpo')}) and S-trace with lambda 0.99 ({p(longer, 's_trace 0.99')}) end perhaps below.",
-        f"own localization SRPO ends {lower(FIRST['wide'], 'srpo 1x4')} below GRPO with one step on a batch and "
-        f"{lower(longer, 'srpo 1x4')} with four, RRPO {lower(FIRST['wide'], 'rrpo')} and {lower(longer, 'rrpo')}.",
-        f"it ends {-float(lower(FIRST['wide'], oracle)):.3f} above GRPO with one step ({p(FIRST['wide'], oracle)}), "
+        f"own localization SRPO ends {lower(wide, 'srpo 1x4')} below GRPO with one step on a batch, and perhaps "
+        f"{lower(longer, 'srpo 1x4')} with four ({p(longer, 'srpo 1x4')}). RRPO ends {lower(wide, 'rrpo')} and "
+        f"{lower(longer, 'rrpo')} below.",
+        f"it ends {-float(lower(wide, oracle)):.3f} above GRPO with one step ({p(wide, oracle)}), "
         f"but {lower(FRESH['wide'], oracle)} below on [six fresh seeds]",
-        f"After 50 batches it is ahead on both (by {halfway(FIRST['wide'])} and {halfway(FRESH['wide'])}):",
-        f"With three votes SRPO ends {lower(FIRST['wide'], 'srpo 1x4 votes 3')} lower, with the PRM perhaps "
-        f"{lower(FIRST['wide'], 'srpo 1x4 prm 500')} ({p(FIRST['wide'], 'srpo 1x4 prm 500')}), with S-trace "
-        f"{lower(FIRST['wide'], 'srpo 1x4 s_trace')} and {lower(longer, 'srpo 1x4 s_trace')}.",
-        f"({right_after_a_reset(FIRST['wide'])}, and {right_after_a_reset(longer)} with four steps)",
-        f"in the long runs {final(FIRST['wide'], 'srpo 1x4')} against {final(FIRST['wide'], 'rrpo')}, on "
-        f"{seeds_ahead('wide', 'srpo 1x4', 'rrpo')}, and with four steps on a batch {final(longer, 'srpo 1x4')} "
-        f"against {final(longer, 'rrpo')}, on {seeds_ahead('wide_reuse', 'srpo 1x4', 'rrpo')} |",
-        f"GRPO ends at {final(longer, 'grpo')} with them and at {final(FIRST['wide'], 'grpo')} without",
+        f"After 50 batches it is ahead on average on both (by {halfway(wide)} and {halfway(FRESH['wide'])}).",
+        f"SRPO with S-trace, at lambda 0.99, ends {lower(wide, 'srpo 1x4 s_trace')} and "
+        f"{lower(longer, 'srpo 1x4 s_trace')} below. With one optimizer step on a batch, SRPO "
+        "with three votes ends "
+        f"{lower(wide, 'srpo 1x4 votes 3')} below, no better than with one. With the PRM it ends perhaps "
+        f"{lower(wide, 'srpo 1x4 prm 500')} below ({p(wide, 'srpo 1x4 prm 500')}). But this PRM saw only "
+        f"{len(seen)} of the {len(set(WIDE_OPERATIONS))} operations of `wide`",
+        f"completions: {right_after_a_reset(wide)} with one step, and {right_after_a_reset(longer)} with four.",
+        f"It did so in {dapo_of_resets()} rows of reset methods.",
+        f"in the long runs {final(wide, 'srpo 1x4')} against {final(wide, 'rrpo')}, on "
+        f"{seeds_ahead('wide', 'srpo 1x4', 'rrpo')} ({p_between('wide', 'srpo 1x4', 'rrpo')}), and with four steps "
+        f"on a batch {final(longer, 'srpo 1x4')} against {final(longer, 'rrpo')}, on "
+        f"{seeds_ahead('wide_reuse', 'srpo 1x4', 'rrpo')} |",
+        f"GRPO ends at {final(longer, 'grpo')} with them and at {final(wide, 'grpo')} without",
         f"perfect localizer on the testbed: p {p_value(rare[oracle]['pass_at_1_p'])} on twenty fresh seeds",
         f"| {lead(rare, oracle)} in the final pass rate; needs {catch_up(rare, oracle)} times as many",
         f"SRPO with the model's own localization ends {-rare[own]['pass_at_1_minus_grpo'][0]:.3f} lower",
         f"| likely: {p(rare, own)} on twenty fresh seeds",
         f"all {CURVES['note'].split()[0]} runs in {CURVES['core_hours']:.1f} core-hours",
-        f"among {comparisons} comparisons, one or two fall below p = 0.05",
+        f"among {comparisons} comparisons, two or three fall below p = 0.05",
         f"({lead(reuse, 's_trace', 'pass_at_16')}, {p(reuse, 's_trace', 'pass_at_16')})",
         f"first ten of the twenty seeds: {lead_of_half('long_reuse', 's_trace', range(10, 20))}, against "
         f"{lead_of_half('long_reuse', 's_trace', range(20, 30))} on the others",
@@ -205,22 +251,24 @@ def predictions() -> list[str]:
     def below(methods: dict, name: str) -> str:
         return f"{-methods[name]['pass_at_1_minus_grpo'][0]:.3f}"
 
-    resets = [methods[name] for methods in (wide, reuse) for name in methods if name.startswith(("srpo", "rrpo"))]
-    chosen = sum("loss_type dapo" in outcome["tuned"] for outcome in resets)
-    assert all(
-        methods[name]["pass_at_1"][0] < methods["srpo 1x4"]["pass_at_1"][0]
-        for methods in (wide, reuse)
-        for name in methods
-        if name in ("srpo 1x4 s_trace", "srpo 1x4 votes 3")
-    )
+    for methods, setting in ((wide, "wide"), (reuse, "wide_reuse")):
+        assert methods["srpo 1x4 s_trace"]["pass_at_1"][0] < methods["srpo 1x4"]["pass_at_1"][0]
+        assert p_between(setting, "srpo 1x4 s_trace", "srpo 1x4") == "p = 0.031"
+        assert methods["rrpo"]["pass_at_1_p"] < 0.04
+    assert wide["srpo 1x4 votes 3"]["pass_at_1"][0] < wide["srpo 1x4"]["pass_at_1"][0]
     return [
         f"with one step on a batch it ends {below(wide, 'srpo 1x4 oracle')} lower with the oracle and "
         f"{below(wide, 'srpo 1x4')} lower with its own localization, with four {below(reuse, 'srpo 1x4 oracle')} and "
         f"{below(reuse, 'srpo 1x4')} lower.",
         f"with four steps ({final(reuse, 'srpo 1x4')} against {final(reuse, 'rrpo')}, on "
-        f"{seeds_ahead('wide_reuse', 'srpo 1x4', 'rrpo')}), and likely with one ({final(wide, 'srpo 1x4')} against "
-        f"{final(wide, 'rrpo')}, on {seeds_ahead('wide', 'srpo 1x4', 'rrpo')})",
-        f"| yes, for {chosen} of {len(resets)} (",
+        f"{seeds_ahead('wide_reuse', 'srpo 1x4', 'rrpo')}), and perhaps with one ({final(wide, 'srpo 1x4')} against "
+        f"{final(wide, 'rrpo')}, on {seeds_ahead('wide', 'srpo 1x4', 'rrpo')}, "
+        f"{p_between('wide', 'srpo 1x4', 'rrpo')})",
+        f"for SRPO with one step on a batch (with four {p(reuse, 'srpo 1x4')}).",
+        f"| yes, {dapo_of_resets().replace('of the', 'times of')} (a method",
+        f"its mean pass rate over the run is {over_the_run(reuse)} higher; with one step it is {over_the_run(wide)} "
+        "higher.",
+        f"Before training, {wide['grpo']['curves']['completions']['mean'][0]:.0%} of the answers are right.",
         f"no: it ends {below(reuse, 'gmpo')} lower ({p(reuse, 'gmpo')})",
         f"and at 0.99 it ends {below(wide, 's_trace 0.99')} lower",
     ]
@@ -229,9 +277,11 @@ def predictions() -> list[str]:
 def floor() -> list[str]:
     """Return what `docs/evidence/results.md` says in sentences of GRPO-lambda's floor in the longer runs."""
     wide, reuse, name = FIRST["wide"], FIRST["wide_reuse"], "grpo_lambda recent"
-    curves = [wide[method]["curves"]["completions"] for method in (name, "grpo")]
-    assert curves[0]["x"][6] == 25 * 64
-    early = curves[0]["mean"][6] - curves[1]["mean"][6]
+    early = []
+    for methods in (wide, FRESH["wide"]):
+        curves = [methods[method]["curves"]["completions"] for method in (name, "grpo")]
+        assert curves[0]["x"][6] == 25 * 64
+        early.append(curves[0]["mean"][6] - curves[1]["mean"][6])
     ends = [methods[name]["pass_at_1_minus_grpo"][0] for methods in (wide, reuse)]
     again = [FRESH[setting][name]["pass_at_1_minus_grpo"][0] for setting in ("wide", "wide_reuse")]
     (chance,) = {p(FRESH[setting], name) for setting in ("wide", "wide_reuse")}
@@ -278,19 +328,15 @@ def floor() -> list[str]:
         found = [one / other for one, other in zip(*crossings, strict=True)]
         return f"{min(found):.2f} to {max(found):.2f}"
 
-    def over_the_run(methods: dict) -> str:
-        means = [fmean(methods[method]["curves"]["completions"]["mean"][1:]) for method in (name, "grpo")]
-        return f"{means[0] / means[1] - 1:.0%}"
-
     return [
         f"| {ends[0]:+.3f} in the final pass rate with one optimizer step on a batch, {ends[1]:+.3f} with four |",
         f"also on six fresh ones in each case ({again[0]:+.3f} and {again[1]:+.3f});",
         f"leads by {again[0]:.3f} and {again[1]:.3f} in the long runs, and it is ahead on every seed ({chance} each,",
         f"In `wide` it ends {ends[0]:.3f} above GRPO, in `wide_reuse` {ends[1]:.3f},",
         f"with {catch_up(reuse, name)} times as many completions",
-        f"after 25 batches it is {early:.3f} in `wide`), because",
-        f"each pass rate from 0.15 on with {shares(wide)} times as many completions in `wide`, and with "
-        f"{shares(reuse)} times as many in `wide_reuse`.",
+        f"after 25 batches it is {early[0]:.3f} in `wide`, and {early[1]:.3f} on fresh seeds.",
+        f"each pass rate from 0.15 on with {shares(wide)} times as many completions as GRPO ({shares(FRESH['wide'])} "
+        f"on fresh seeds). In `wide_reuse` it is {shares(reuse)} ({shares(FRESH['wide_reuse'])}),",
         f"over the run its mean pass rate is {over_the_run(reuse)} higher; with one step it is {over_the_run(wide)} "
         "higher.",
         f"ends at {final(wide, 'grpo_lambda recent unfloored')} in `wide`, below GRPO's {final(wide, 'grpo')}.",
@@ -300,10 +346,11 @@ def floor() -> list[str]:
         f"the floor alone gains {against_best[0]:.3f}, and both together {against_best[1]:.3f}.",
         f"with four it ends {-reuse['srpo 1x4 oracle']['pass_at_1_minus_grpo'][0]:.3f} lower** "
         f"({p(reuse, 'srpo 1x4 oracle')}).",
-        f"On the same {signals['batches']} batches it is {snr[0]} GRPO's with 12 steps, and {snr[1]} with 4 to 6",
+        f"On the same {signals['batches']} batches it is {snr[0]} GRPO's in chains of 12 steps, and {snr[1]} in those "
+        "of 4 to 6",
         f"With the floor, {focus[0][0]} of the squared gradient of the logits falls on the results of operations that "
-        f"the base model mostly gets wrong, and {focus[0][1]} without it. With 4 to 6 steps it is {focus[1][0]} and "
-        f"{focus[1][1]}.",
+        f"the base model mostly gets wrong, and {focus[0][1]} without it. In chains of 4 to 6 steps it is "
+        f"{focus[1][0]} and {focus[1][1]}.",
     ]
 
 
@@ -342,7 +389,8 @@ def explanations() -> list[str]:
         f"S-trace ends {gain(long, 's_trace 0.5')} above GRPO ({p(long, 's_trace 0.5')}), P-trace "
         f"{gain(long, 'p_trace 0.5')} below.",
         f"P-trace ends {gain(long, 'p_trace unnormalized')} below GRPO and S-trace "
-        f"{gain(long, 's_trace unnormalized')}, where the normalized S-trace ends {gain(long, 's_trace')} below.",
+        f"{gain(long, 's_trace unnormalized')}, where the normalized S-trace ends {gain(long, 's_trace')} below. "
+        f"P-trace with normalization ends at {final(long, 'p_trace')},",
         f"P-trace ends higher, at {final(reuse, 'p_trace unnormalized')}, but tuning chose a lower rate for it, at "
         f"which P-trace with normalization is {leads(variants, 'p_trace')[0].lstrip('+')} above GRPO.",
         f"S-trace ends {gain(reuse, 's_trace 0.5')} above GRPO ({p(reuse, 's_trace 0.5')}) and P-trace "
@@ -515,11 +563,15 @@ CHOSEN = {
     "Lambda is 0.99; at 0.00012 GRPO collapses; In `wide` at 0.0002 it is; "
     "own rate (0.00005); S-trace with lambda 0.9 ends where; GRPO-lambda the default 0.99; "
     "raises negative advantages to -0.1; "
-    "Lambda 0.5 neither; chose lambda 0.9 for both; A smaller lambda does not help either: with lambda 0.5; "
+    "Lambda 0.5 neither; lambda 0.99 for it; chose lambda 0.9 for both; "
+    "A smaller lambda does not help either: with lambda 0.5; "
     "P-trace at lambda 0.5; lambda 0.5 means; Lambda 0.9 means c = 7.5 and costs about 0.025; "
     "the 20% of tokens; 0.6 M parameters; p = 0.05 by chance; 95% bootstrap; about 90%; 0.45, and an; 30 to 40%; "
     "28.7% of prefixes; and 16.3%; about 0.02; temperature 0.3",
     "docs/evidence/reliability.md": "95% bootstrap; Qwen2.5-VL",
+    "benchmarks/learning_curves/README.md": "--rates 7e-5 1.2e-4 1.5e-4 2e-4; 30 to 40%; "
+    "S-trace at lambda 0.9 and GMPO; at lambda 0.9 and no better at 0.99 | at 0.9 it is; "
+    "(9% lies between; S-trace, at lambda 0.99, ends lower",
 }
 
 
