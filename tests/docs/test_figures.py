@@ -74,6 +74,11 @@ def lead(methods: dict, name: str, figure: str = "pass_at_1") -> str:
     return f"{methods[name][f'{figure}_minus_grpo'][0]:+.3f}"
 
 
+def lower(methods: dict, name: str) -> str:
+    """Return by how much a method ends below GRPO."""
+    return f"{-methods[name]['pass_at_1_minus_grpo'][0]:.3f}"
+
+
 def p(methods: dict, name: str, figure: str = "pass_at_1") -> str:
     return f"p = {methods[name][f'{figure}_p']:.3f}"
 
@@ -171,9 +176,6 @@ def results() -> list[str]:
     assert not ahead
     again = FRESH["long"]
 
-    def lower(methods: dict, name: str) -> str:
-        return f"{-methods[name]['pass_at_1_minus_grpo'][0]:.3f}"
-
     def halfway(methods: dict) -> str:
         """Return the lead of the oracle's SRPO with the furthest failure after 50 of 100 batches."""
         curves = [methods[name]["curves"]["completions"] for name in (oracle, "grpo")]
@@ -220,7 +222,7 @@ def results() -> list[str]:
         f"GRPO ends at {final(longer, 'grpo')} with them and at {final(wide, 'grpo')} without",
         f"perfect localizer on the testbed: p {p_value(rare[oracle]['pass_at_1_p'])} on twenty fresh seeds",
         f"| {lead(rare, oracle)} in the final pass rate; needs {catch_up(rare, oracle)} times as many",
-        f"SRPO with the model's own localization ends {-rare[own]['pass_at_1_minus_grpo'][0]:.3f} lower",
+        f"SRPO with the model's own localization ends {lower(rare, own)} lower",
         f"| likely: {p(rare, own)} on twenty fresh seeds",
         f"all {CURVES['note'].split()[0]} runs in {CURVES['core_hours']:.1f} core-hours",
         f"among {comparisons} comparisons, two or three fall below p = 0.05",
@@ -248,18 +250,15 @@ def predictions() -> list[str]:
     """Return what the benchmark's README says of its predictions, with the figures of today's results."""
     wide, reuse = FIRST["wide"], FIRST["wide_reuse"]
 
-    def below(methods: dict, name: str) -> str:
-        return f"{-methods[name]['pass_at_1_minus_grpo'][0]:.3f}"
-
     for methods, setting in ((wide, "wide"), (reuse, "wide_reuse")):
         assert methods["srpo 1x4 s_trace"]["pass_at_1"][0] < methods["srpo 1x4"]["pass_at_1"][0]
         assert p_between(setting, "srpo 1x4 s_trace", "srpo 1x4") == "p = 0.031"
         assert methods["rrpo"]["pass_at_1_p"] < 0.04
     assert wide["srpo 1x4 votes 3"]["pass_at_1"][0] < wide["srpo 1x4"]["pass_at_1"][0]
     return [
-        f"with one step on a batch it ends {below(wide, 'srpo 1x4 oracle')} lower with the oracle and "
-        f"{below(wide, 'srpo 1x4')} lower with its own localization, with four {below(reuse, 'srpo 1x4 oracle')} and "
-        f"{below(reuse, 'srpo 1x4')} lower.",
+        f"with one step on a batch it ends {lower(wide, 'srpo 1x4 oracle')} lower with the oracle and "
+        f"{lower(wide, 'srpo 1x4')} lower with its own localization, with four {lower(reuse, 'srpo 1x4 oracle')} and "
+        f"{lower(reuse, 'srpo 1x4')} lower.",
         f"with four steps ({final(reuse, 'srpo 1x4')} against {final(reuse, 'rrpo')}, on "
         f"{seeds_ahead('wide_reuse', 'srpo 1x4', 'rrpo')}), and perhaps with one ({final(wide, 'srpo 1x4')} against "
         f"{final(wide, 'rrpo')}, on {seeds_ahead('wide', 'srpo 1x4', 'rrpo')}, "
@@ -269,8 +268,8 @@ def predictions() -> list[str]:
         f"its mean pass rate over the run is {over_the_run(reuse)} higher; with one step it is {over_the_run(wide)} "
         "higher.",
         f"Before training, {wide['grpo']['curves']['completions']['mean'][0]:.0%} of the answers are right.",
-        f"no: it ends {below(reuse, 'gmpo')} lower ({p(reuse, 'gmpo')})",
-        f"and at 0.99 it ends {below(wide, 's_trace 0.99')} lower",
+        f"no: it ends {lower(reuse, 'gmpo')} lower ({p(reuse, 'gmpo')})",
+        f"and at 0.99 it ends {lower(wide, 's_trace 0.99')} lower",
     ]
 
 
@@ -344,8 +343,7 @@ def floor() -> list[str]:
         f"tuning chose {wide['grpo floored']['tuned'].split()[1]} for GRPO with the floor: one of six seeds collapses, "
         f"and the mean is {final(wide, 'grpo floored')}.",
         f"the floor alone gains {against_best[0]:.3f}, and both together {against_best[1]:.3f}.",
-        f"with four it ends {-reuse['srpo 1x4 oracle']['pass_at_1_minus_grpo'][0]:.3f} lower** "
-        f"({p(reuse, 'srpo 1x4 oracle')}).",
+        f"with four it ends {lower(reuse, 'srpo 1x4 oracle')} lower** ({p(reuse, 'srpo 1x4 oracle')}).",
         f"On the same {signals['batches']} batches it is {snr[0]} GRPO's in chains of 12 steps, and {snr[1]} in those "
         "of 4 to 6",
         f"With the floor, {focus[0][0]} of the squared gradient of the logits falls on the results of operations that "
