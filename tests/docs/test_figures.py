@@ -74,6 +74,11 @@ def lead(methods: dict, name: str, figure: str = "pass_at_1") -> str:
     return f"{methods[name][f'{figure}_minus_grpo'][0]:+.3f}"
 
 
+def higher(methods: dict, name: str) -> str:
+    """Return by how much a method ends above GRPO."""
+    return f"{methods[name]['pass_at_1_minus_grpo'][0]:.3f}"
+
+
 def lower(methods: dict, name: str) -> str:
     """Return by how much a method ends below GRPO."""
     return f"{-methods[name]['pass_at_1_minus_grpo'][0]:.3f}"
@@ -89,6 +94,14 @@ def catch_up(methods: dict, name: str) -> str:
 
 def logged(methods: dict, name: str, figure: str) -> float:
     return methods[name]["diagnostics"][figure]
+
+
+def higher_after(batches: int, methods: dict, name: str) -> str:
+    """Return by how much a method is above GRPO after some batches of 64 completions, by the mean curves."""
+    ours, grpo = (methods[method]["curves"]["completions"] for method in (name, "grpo"))
+    at = ours["x"].index(64 * batches)
+    assert grpo["x"] == ours["x"]
+    return f"{ours['mean'][at] - grpo['mean'][at]:.3f}"
 
 
 @functools.cache
@@ -176,12 +189,6 @@ def results() -> list[str]:
     assert not ahead
     again = FRESH["long"]
 
-    def halfway(methods: dict) -> str:
-        """Return the lead of the oracle's SRPO with the furthest failure after 50 of 100 batches."""
-        curves = [methods[name]["curves"]["completions"] for name in (oracle, "grpo")]
-        assert all(curve["x"][12] == 50 * 64 for curve in curves)
-        return f"{curves[0]['mean'][12] - curves[1]['mean'][12]:.3f}"
-
     def right_after_a_reset(methods: dict) -> str:
         """Return how often continuations and fresh completions are right under SRPO with its own localization."""
         continued, fresh = (logged(methods, "srpo 1x4", f"reset/{name}_pass_rate") for name in ("suffix", "base"))
@@ -204,9 +211,10 @@ def results() -> list[str]:
         f"own localization SRPO ends {lower(wide, 'srpo 1x4')} below GRPO with one step on a batch, and perhaps "
         f"{lower(longer, 'srpo 1x4')} with four ({p(longer, 'srpo 1x4')}). RRPO ends {lower(wide, 'rrpo')} and "
         f"{lower(longer, 'rrpo')} below.",
-        f"it ends {-float(lower(wide, oracle)):.3f} above GRPO with one step ({p(wide, oracle)}), "
+        f"it ends {higher(wide, oracle)} above GRPO with one step ({p(wide, oracle)}), "
         f"but {lower(FRESH['wide'], oracle)} below on [six fresh seeds]",
-        f"After 50 batches it is ahead on average on both (by {halfway(wide)} and {halfway(FRESH['wide'])}).",
+        f"After 50 batches it is ahead on average on both (by {higher_after(50, wide, oracle)} and "
+        f"{higher_after(50, FRESH['wide'], oracle)}).",
         f"SRPO with S-trace, at lambda 0.99, ends {lower(wide, 'srpo 1x4 s_trace')} and "
         f"{lower(longer, 'srpo 1x4 s_trace')} below. With one optimizer step on a batch, SRPO "
         "with three votes ends "
@@ -276,11 +284,6 @@ def predictions() -> list[str]:
 def floor() -> list[str]:
     """Return what `docs/evidence/results.md` says in sentences of GRPO-lambda's floor in the longer runs."""
     wide, reuse, name = FIRST["wide"], FIRST["wide_reuse"], "grpo_lambda recent"
-    early = []
-    for methods in (wide, FRESH["wide"]):
-        curves = [methods[method]["curves"]["completions"] for method in (name, "grpo")]
-        assert curves[0]["x"][6] == 25 * 64
-        early.append(curves[0]["mean"][6] - curves[1]["mean"][6])
     ends = [methods[name]["pass_at_1_minus_grpo"][0] for methods in (wide, reuse)]
     again = [FRESH[setting][name]["pass_at_1_minus_grpo"][0] for setting in ("wide", "wide_reuse")]
     (chance,) = {p(FRESH[setting], name) for setting in ("wide", "wide_reuse")}
@@ -302,7 +305,8 @@ def floor() -> list[str]:
     # What the words of the page claim: everywhere ahead, by the floor, and nothing else is.
     for methods in (wide, reuse, FRESH["wide"], FRESH["wide_reuse"]):
         assert methods[name]["pass_at_1_minus_grpo"][1] > 0 and methods[name]["pass_at_1_p"] == 2 / 2**6
-    for methods in (wide, reuse):
+    for methods, others in ((wide, ["srpo 1x4 oracle furthest"]), (reuse, [])):  # ahead on average, and clearly
+        assert [other for other in methods if methods[other]["pass_at_1_minus_grpo"][0] > 0] == [name, *others]
         assert [other for other in methods if methods[other]["pass_at_1_minus_grpo"][1] > 0] == [name]
     in_wide = stored("learning_curves/rates_wide_floor.json")["methods"]
     gains = [in_wide[method]["best"]["minus_grpo"][0] for method in ("grpo floored", name)]
@@ -333,7 +337,8 @@ def floor() -> list[str]:
         f"leads by {again[0]:.3f} and {again[1]:.3f} in the long runs, and it is ahead on every seed ({chance} each,",
         f"In `wide` it ends {ends[0]:.3f} above GRPO, in `wide_reuse` {ends[1]:.3f},",
         f"with {catch_up(reuse, name)} times as many completions",
-        f"after 25 batches it is {early[0]:.3f} in `wide`, and {early[1]:.3f} on fresh seeds.",
+        f"after 25 batches it is {higher_after(25, wide, name)} in `wide`, and "
+        f"{higher_after(25, FRESH['wide'], name)} on fresh seeds.",
         f"each pass rate from 0.15 on with {shares(wide)} times as many completions as GRPO ({shares(FRESH['wide'])} "
         f"on fresh seeds). In `wide_reuse` it is {shares(reuse)} ({shares(FRESH['wide_reuse'])}),",
         f"over the run its mean pass rate is {over_the_run(reuse)} higher; with one step it is {over_the_run(wide)} "
@@ -372,9 +377,6 @@ def explanations() -> list[str]:
     assert float(leads(variants, "p_trace")[0]) > 0 and reuse["p_trace"]["pass_at_1_minus_grpo"][0] < 0
     own = "s_trace own gradient"
 
-    def gain(methods: dict, name: str) -> str:
-        return f"{abs(methods[name]['pass_at_1_minus_grpo'][0]):.3f}"
-
     # What the words say: which side of GRPO each variant ends on, and the learning rates of P-trace.
     assert long["s_trace 0.5"]["pass_at_1_minus_grpo"][0] > 0 > long["p_trace 0.5"]["pass_at_1_minus_grpo"][0]
     for name in ("p_trace unnormalized", "s_trace unnormalized", "s_trace"):
@@ -384,15 +386,15 @@ def explanations() -> list[str]:
     assert reuse["p_trace unnormalized"]["tuned"].startswith("lr 7e-05")
     assert all(reuse[f"{name} 0.5"]["pass_at_1_minus_grpo"][0] > 0 for name in ("p_trace", "s_trace"))
     return [
-        f"S-trace ends {gain(long, 's_trace 0.5')} above GRPO ({p(long, 's_trace 0.5')}), P-trace "
-        f"{gain(long, 'p_trace 0.5')} below.",
-        f"P-trace ends {gain(long, 'p_trace unnormalized')} below GRPO and S-trace "
-        f"{gain(long, 's_trace unnormalized')}, where the normalized S-trace ends {gain(long, 's_trace')} below. "
+        f"S-trace ends {higher(long, 's_trace 0.5')} above GRPO ({p(long, 's_trace 0.5')}), P-trace "
+        f"{lower(long, 'p_trace 0.5')} below.",
+        f"P-trace ends {lower(long, 'p_trace unnormalized')} below GRPO and S-trace "
+        f"{lower(long, 's_trace unnormalized')}, where the normalized S-trace ends {lower(long, 's_trace')} below. "
         f"P-trace with normalization ends at {final(long, 'p_trace')},",
         f"P-trace ends higher, at {final(reuse, 'p_trace unnormalized')}, but tuning chose a lower rate for it, at "
         f"which P-trace with normalization is {leads(variants, 'p_trace')[0].lstrip('+')} above GRPO.",
-        f"S-trace ends {gain(reuse, 's_trace 0.5')} above GRPO ({p(reuse, 's_trace 0.5')}) and P-trace "
-        f"{gain(reuse, 'p_trace 0.5')}.",
+        f"S-trace ends {higher(reuse, 's_trace 0.5')} above GRPO ({p(reuse, 's_trace 0.5')}) and P-trace "
+        f"{higher(reuse, 'p_trace 0.5')}.",
         f"it leads by {at_best('s_trace')}, and GMPO by {at_best('gmpo')}.",
         f"leads by {' and '.join(leads(variants, own))} at the two lower rates, instead of "
         f"{' and '.join(leads(rates, 's_trace')[:2])}.",
