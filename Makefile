@@ -61,9 +61,9 @@ test-vllm: $(VLLM)/.installed $(MODEL)  ## every trainer on a real vLLM engine, 
 test-distributed: $(DISTRIBUTED)/.installed  ## every trainer under DDP, ZeRO-3 and FSDP2, on two processes of a CPU
 	$(DISTRIBUTED)/bin/python -m pytest -m distributed_engines tests/engines/test_distributed_engines.py
 
-test-triton: $(TRITON)/triton  ## the GPU kernels of benchmarks/cost: compiled for a GPU, and interpreted on a CPU
-	PYTHONPATH=$(TRITON) $(BIN)/python -m benchmarks.cost.triton_kernels
-	PYTHONPATH=$(TRITON) TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/benchmarks/test_triton_kernels.py
+test-triton: $(TRITON)/triton  ## the GPU kernels of the traces: compiled for several GPUs, and interpreted on a CPU
+	PYTHONPATH=$(TRITON) $(BIN)/python -m scripts.compile_kernels
+	PYTHONPATH=$(TRITON) TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/traces/test_fused.py
 
 test-drift: $(VENV)/.installed  ## which exact limits hold under the newest releases of TRL and transformers, and the minor versions before
 	$(BIN)/python scripts/drift.py

@@ -1,16 +1,14 @@
 """Check and measure on a GPU everything about the traces that needs one, in a run of a few minutes.
 
     python -m benchmarks.cost.on_gpu --output benchmarks/cost/traces_h200.json                     # one GPU
-    python -m benchmarks.cost.on_gpu --parts triton --output benchmarks/cost/triton_h200.json      # the Triton kernels
     python -m benchmarks.cost.on_gpu --rehearse                                                    # tiny, on a CPU
 
-- checks: traces and their gradients beside the same in float64 on the CPU; that TF32, bfloat16 autocast and
-  deterministic algorithms change no bit; that nothing waits for the GPU; how many kernels the GPU is given.
-- kernels: `benchmarks.cost.trace_kernels`, normalized, 16 completions, beside the T x T matrix.
+- checks: traces and their gradients beside the same in float64 on the CPU, also under `torch.compile`; that TF32,
+  bfloat16 autocast and deterministic algorithms change no bit; that nothing waits for the GPU; how many kernels the GPU
+  is given.
+- kernels: `benchmarks.cost.trace_kernels`, normalized, 16 completions.
 - limits: GRPO-lambda at lambda 0 beside GRPO, on the testbed's model: weights and logged figures.
 - steps: `benchmarks.cost.update_step`.
-- triton, where Triton is installed: `checks` and `kernels` for the kernels of `triton_kernels.py`. It comes last: a
-  wrong access to the GPU's memory ends the process.
 
 A part that fails is stored as its error, and the others go on.
 """
@@ -29,11 +27,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from benchmarks.common.measuring import QUIET, prepare, processor
 from benchmarks.common.methods import METHODS, Method
 from benchmarks.common.stored import own_command
-from benchmarks.cost.trace_kernels import TRITON, launches, measure, print_table
+from benchmarks.cost.trace_kernels import launches, measure, print_table
 from benchmarks.cost.update_step import compare
 from credit_trl import GRPOLambdaConfig, GRPOLambdaTrainer
 from credit_trl.testbed import BASE_MODEL, answer_reward, make_dataset
-from credit_trl.traces.kernels import KERNELS, eligibility_trace
+from credit_trl.traces.kernels import HAS_TRITON, KERNELS, eligibility_trace
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
@@ -80,53 +78,61 @@ def settings() -> dict[str, Callable]:
     return {setting.__name__: setting for setting in (tf32, autocast, deterministic, without_waiting)}
 
 
-def check(kernel: str, normalize: bool, B: int, T: int, trace: Callable = eligibility_trace) -> dict:
-    """Compare one kernel of `trace` with ours in float64 on the CPU, and with itself under other settings."""
+def check(kernel: str, normalize: bool, B: int, T: int, decay: float) -> dict:
+    """Compare one kernel with itself in float64 on the CPU, and under other settings."""
     generator = torch.Generator().manual_seed(T)
     x = 0.1 * torch.randn(B, T, generator=generator)
     mask, eligible = (torch.rand(B, T, generator=generator) < share for share in (0.9, 0.5))
     gradient = torch.randn(B, T, generator=generator)
-    options = dict(decay=0.99, kernel=kernel, normalize=normalize)
+    options = dict(decay=decay, kernel=kernel, normalize=normalize)
     expected = traced(eligibility_trace, x.double(), mask, eligible, gradient.double(), **options)
     arguments = [tensor.to(DEVICE) for tensor in (x, mask, eligible, gradient)]
-    plain = traced(trace, *arguments, **options)
-    row: dict = {"kernel": kernel, "normalize": normalize, "B": B, "T": T}
-    for name, result, truth in zip(("z", "gradient"), plain, expected, strict=True):
-        error = (result.cpu().double() - truth).abs().max() / truth.abs().max()
-        row[f"{name}_relative_error"] = float(f"{error:.2g}")
+    plain = traced(eligibility_trace, *arguments, **options)
+    row: dict = {"kernel": kernel, "normalize": normalize, "B": B, "T": T, "decay": decay} | errors(plain, expected)
     for name, setting in settings().items():
         try:
-            result = setting(lambda: traced(trace, *arguments, **options))
+            result = setting(lambda: traced(eligibility_trace, *arguments, **options))
             row[name] = all(torch.equal(value, reference) for value, reference in zip(result, plain, strict=True))
         except RuntimeError as error:  # what is not deterministic, or waits
             row[name] = str(error)
-    return row | launches(lambda: traced(trace, *arguments, **options))
+    return row | launches(lambda: traced(eligibility_trace, *arguments, **options))
+
+
+def errors(result: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...]) -> dict[str, float]:
+    """Return the largest errors of a trace and its gradient, relative to the largest of each."""
+    return {
+        f"{name}_relative_error": float(f"{(value.cpu().double() - truth).abs().max() / truth.abs().max():.2g}")
+        for name, value, truth in zip(("z", "gradient"), result, expected, strict=True)
+    }
+
+
+def compiled(kernel: str) -> dict:
+    """Compare a trace that `torch.compile` has compiled with the same in float64 on the CPU."""
+    generator = torch.Generator().manual_seed(0)
+    x, gradient = torch.randn(2, 4, 300, generator=generator)
+    mask = torch.rand(4, 300, generator=generator) < 0.9
+    options = dict(decay=0.99, kernel=kernel, normalize=True)
+    expected = traced(eligibility_trace, x.double(), mask, None, gradient.double(), **options)
+    trace = torch.compile(eligibility_trace, fullgraph=True, backend="inductor" if ON_GPU else "aot_eager")
+    result = traced(trace, *(tensor.to(DEVICE) for tensor in (x, mask)), None, gradient.to(DEVICE), **options)
+    return {"kernel": kernel, "compiled": True} | errors(result, expected)
 
 
 def checks(lengths: list[int]) -> list[dict]:
-    return [check(kernel, normalize, 4, T) for T in lengths for kernel in KERNELS for normalize in (False, True)]
+    rows = [check(kernel, normalize, 4, T, 0.99) for T in lengths for kernel in KERNELS for normalize in (False, True)]
+    rows += [
+        check(kernel, True, 4, lengths[-1], decay) for kernel in ("recent", "both") for decay in (0.0, 0.9999, 1.0)
+    ]
+    return rows + [compiled(kernel) for kernel in ("recent", "both")]
 
 
-def kernels(rows: int, lengths: list[int], turns: int, forms: tuple[str, ...] = ("ours", "matrix")) -> list[dict]:
-    figures = []
+def kernels(rows: int, lengths: list[int], turns: int) -> list[dict]:
+    forms, figures = ("ours", *(["operations"] if HAS_TRITON else []), "matrix"), []
     with tqdm(total=len(lengths) * 2 * len(forms) * turns, desc="trace kernels") as progress:
         for T in lengths:
             figures += measure(forms, rows, T, DEVICE, turns, True, progress)
     print_table(figures)
     return figures
-
-
-def triton(check_lengths: list[int], rows: int, lengths: list[int], turns: int) -> dict[str, list[dict]]:
-    from benchmarks.cost.triton_kernels import fused_trace  # only PyTorch's builds for a GPU bring Triton
-
-    checked = [
-        check(kernel, normalize, 4, T, fused_trace)
-        for T in check_lengths
-        for kernel in ("recent", "both")
-        for normalize in (False, True)
-    ]
-    print("triton", json.dumps(checked), flush=True)
-    return {"checks": checked, "kernels": kernels(rows, lengths, turns, ("ours", "triton", "matrix"))}
 
 
 def trained(method: Method, steps: int, **options) -> tuple[dict[str, torch.Tensor], list[dict]]:
@@ -185,8 +191,8 @@ def limits(steps: int) -> list[dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts_here = ["checks", "kernels", "limits", "steps", *(["triton"] if TRITON else [])]
-    parser.add_argument("--parts", nargs="+", default=parts_here, metavar="PART")
+    parts_here = ["checks", "kernels", "limits", "steps"]
+    parser.add_argument("--parts", nargs="+", choices=parts_here, default=parts_here, metavar="PART")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--rehearse", action="store_true", help="tiny sizes, for a CPU")
     parser.add_argument("--output", type=Path, help="JSON file to write; prints only without it")
@@ -196,17 +202,11 @@ def main() -> None:
     parts: dict[str, Callable] = {
         "checks": lambda: checks([128] if tiny else [128, 2048, 16384]),
         "kernels": lambda: kernels(
-            2 if tiny else 16, [64, 128] if tiny else [128, 512, 1024, 2048, 4096, 8192, 16384], turns
+            2 if tiny else 16, [64, 128] if tiny else [256, 512, 1024, 2048, 4096, 8192, 16384], turns
         ),
         "limits": lambda: limits(2 if tiny else 4),
         "steps": lambda: (
             compare("tiny", 8, 32, 3, turns, False) if tiny else compare("smollm2-135m", 64, 128, 12, turns, False)
-        ),
-        "triton": lambda: triton(
-            [40] if tiny else [128, 2048, 16384, 32768],
-            2 if tiny else 16,
-            [32, 64] if tiny else [256, 512, 1024, 2048, 4096, 8192, 16384],
-            turns,
         ),
     }
     result = {

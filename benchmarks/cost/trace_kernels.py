@@ -1,26 +1,23 @@
 """Measure time and peak memory of the trace kernels beside other ways of writing them.
 
     python -m benchmarks.cost.trace_kernels --output benchmarks/cost/trace_kernels_cpu.json
-    python -m benchmarks.cost.trace_kernels --normalize --forms ours triton matrix --rows 16 \
-        --lengths 256 512 1024 2048 4096 8192 16384 --output benchmarks/cost/trace_kernels_triton_h200.json  # one GPU
 
-- ours:   `credit_trl.traces.eligibility_trace`;
-- triton: the same in one GPU kernel each way (`triton_kernels.py`), on a GPU where Triton is installed;
-- matrix: the (B, T, T) weights of the definition, times the log ratios;
-- loop:   one Python step a token.
+- ours:       `credit_trl.traces.eligibility_trace`, which is one GPU kernel each way where Triton is installed;
+- operations: the same by PyTorch's operations, as where there is no Triton;
+- matrix:     the (B, T, T) weights of the definition, times the log ratios;
+- loop:       one Python step a token.
 
 The forms take turns within one process, so that a change of the machine's speed meets them all; medians are reported,
 and ratios are medians of the ratios within a turn. On a CPU one thread does all, and its own seconds are given, which
-other processes disturb least. On a GPU a turn is 20 passes, of which only the last is waited for. Forward and backward
-passes are timed together, and each alone. Peak memory is what a first forward and backward pass adds to what is
-resident (on a GPU: allocated). The error is the largest of a trace or gradient beside the loop's in float64 on the CPU,
-divided by the largest of these. On a GPU, launches are the GPU kernels of both passes, and GPU time is the sum of their
-durations. A form that does not fit into a GPU's memory has no figures.
+other processes disturb least. On a GPU a turn is 20 passes (fewer where a matrix takes long), of which only the last is
+waited for. Forward and backward passes are timed together, and each alone. Peak memory is what a first forward and
+backward pass adds to what is resident (on a GPU: allocated). The error is the largest of a trace or gradient beside the
+loop's in float64 on the CPU, divided by the largest of these. On a GPU, launches are the GPU kernels of both passes,
+and GPU time is the sum of their durations. A form that does not fit into a GPU's memory has no figures.
 """
 
 import argparse
 import ctypes
-import importlib.util
 import json
 import re
 import time
@@ -34,11 +31,11 @@ from tqdm.auto import tqdm
 
 from benchmarks.common.measuring import processor
 from benchmarks.common.stored import own_command
+from credit_trl.traces import kernels
 from credit_trl.traces.kernels import eligibility_trace
 
 DECAY = 0.99
-TRITON = torch.cuda.is_available() and importlib.util.find_spec("triton") is not None
-FORMS = ("ours", "triton", "matrix", "loop")
+FORMS = ("ours", "operations", "matrix", "loop")
 FIGURES = (
     "median_ms", "min_ms", "max_ms", "forward_ms", "backward_ms", "times_ours", "peak_mib", "relative_error",
     "launches", "gpu_ms",
@@ -78,13 +75,17 @@ def our_trace(x: torch.Tensor, mask: torch.Tensor, kernel: str, normalize: bool)
     return eligibility_trace(x, mask, decay=DECAY, kernel=kernel, normalize=normalize)
 
 
-def triton_trace(x: torch.Tensor, mask: torch.Tensor, kernel: str, normalize: bool) -> torch.Tensor:
-    from benchmarks.cost.triton_kernels import fused_trace  # only PyTorch's builds for a GPU bring Triton
+def operations_trace(x: torch.Tensor, mask: torch.Tensor, kernel: str, normalize: bool) -> torch.Tensor:
+    before, kernels.HAS_TRITON = kernels.HAS_TRITON, False
+    try:
+        return our_trace(x, mask, kernel, normalize)
+    finally:
+        kernels.HAS_TRITON = before
 
-    return fused_trace(x, mask, decay=DECAY, kernel=kernel, normalize=normalize)
 
-
-TRACES: dict[str, Callable] = {"ours": our_trace, "triton": triton_trace, "matrix": matrix_trace, "loop": loop_trace}
+TRACES: dict[str, Callable] = {
+    "ours": our_trace, "operations": operations_trace, "matrix": matrix_trace, "loop": loop_trace,
+}  # fmt: skip
 
 
 def case(
@@ -188,7 +189,9 @@ def measure(
         for _ in range(turns):
             for form, (forward, backward, both_ways) in passes.items():
                 # On a CPU a single pass of ours would time the clock, and the others take long.
-                repeats = 20 if form == "ours" or (device == "cuda" and form != "loop") else 1
+                repeats = {"ours": 20, "operations": 20, "matrix": min(20, 2**15 // T) if device == "cuda" else 1}.get(
+                    form, 1
+                )
                 both, alone = (seconds(run, device, repeats) for run in (both_ways, forward))
                 times[form].append((both, alone, seconds(partial(backward, forward()), device, repeats)))
                 progress.update()
@@ -221,7 +224,7 @@ def main() -> None:
         "--forms",
         nargs="+",
         choices=FORMS,
-        default=[form for form in FORMS if TRITON or form != "triton"],
+        default=[form for form in FORMS if kernels.HAS_TRITON or form != "operations"],
         metavar="FORM",
         help="beside ours; default: all that run here",
     )

@@ -5,12 +5,14 @@ The family, in the notation of `docs/methods/index.md`: the traced log ratio of 
     z[t] = sum over k of w(t, k) * e[k] * x[k]
 
 with one of four kernels w, an eligibility e in {0, 1} and, for `normalize=True`, a division by the sum of w(t, k) e[k].
-Nothing here allocates T x T or loops over tokens: `recurrence.py` has the two kernels that decay.
+Nothing here allocates T x T or loops over tokens: `recurrence.py` has the two kernels that decay, and `fused.py` has
+them for NVIDIA's GPUs.
 
 Shape suffixes: B completions, T completion tokens (padded).
 """
 
 import math
+from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,8 @@ import torch.nn.functional as F
 from .recurrence import DecayingSums, power
 
 KERNELS = ("identity", "recent", "both", "uniform")
+# PyTorch's builds for NVIDIA's GPUs bring Triton on Linux.
+HAS_TRITON = torch.version.cuda is not None and find_spec("triton") is not None
 
 
 def eligibility_trace(
@@ -82,6 +86,10 @@ def trace_of_counted(
         outside the mask.
     """
     if kernel in ("recent", "both"):
+        if runs_fused(x_BT):
+            from .fused import fused_trace  # here, since it imports Triton
+
+            return fused_trace(x_BT, mask_BT, counted_BT, decay, kernel == "both", normalize)
         column_BT = mask_BT.cumsum(-1) * mask_BT
         z_BT, weight_BT = DecayingSums.apply(x_BT, column_BT * counted_BT, column_BT, decay, kernel == "both", False)
     else:
@@ -94,6 +102,11 @@ def trace_of_counted(
         info = torch.finfo(x_BT.dtype)
         z_BT = z_BT / F.threshold(weight_BT, info.tiny * (1 - info.eps), math.inf)
     return z_BT, weight_BT
+
+
+def runs_fused(x: torch.Tensor) -> bool:
+    """Tell whether the traces of `x` are computed by `fused.py`. `torch.compile` fuses the other operations itself."""
+    return HAS_TRITON and x.is_cuda and not torch.compiler.is_compiling()
 
 
 def trace_weights(mask: torch.Tensor, *, decay: float, kernel: str) -> torch.Tensor:
