@@ -4,7 +4,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,19 +20,25 @@ def free_ports(number: int) -> list[int]:
     return ports
 
 
-def launch(command: list[str], log: Path, port: int, descriptors: Sequence[int] = ()) -> subprocess.Popen:
+def launch(
+    command: list[str],
+    log: Path,
+    port: int,
+    descriptors: Sequence[int] = (),
+    variables: Mapping[str, str] | None = None,
+) -> subprocess.Popen:
     """Start `command` in a group of its own, with a port for its process group of PyTorch.
 
-    What it prints goes to `log`; it inherits `descriptors`.
+    What it prints goes to `log`; it inherits `descriptors`, and this process's environment beside `variables`.
     """
-    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    own = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     with log.open("w") as output:
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env=os.environ | variables,
+            env=os.environ | own | dict(variables or {}),
             pass_fds=descriptors,
             start_new_session=True,  # Ctrl-C reaches this process alone, which then stops them
         )

@@ -23,6 +23,9 @@ from transformers import TrainerCallback
 from benchmarks.common.processes import free_ports, kill, launch
 
 Figures = dict[str, Any]
+# Workers keep the memory that they free. By default glibc gives it back or not by where it happens to lie, and of two
+# processes with the same work on a CPU, one can be a fifth slower.
+KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**34), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
 LAST_LINES = 20  # of a log, shown when its worker fails
 
 
@@ -38,27 +41,35 @@ class Turns(TrainerCallback):
 
     Args:
         descriptor: of the connection to `relay`, which gives it to the worker's command as `--relay`.
+        one_core: train on one core of the CPU, the same for all workers. On a core of its own, each would keep that
+            core's clock and neighbours.
     """
 
-    def __init__(self, descriptor: int):
+    def __init__(self, descriptor: int, one_core: bool = False):
         os.set_inheritable(descriptor, False)
         self.connection = Connection(descriptor)
-        self.seconds: float | None = None  # of the step before, of which nothing has been sent yet
+        self.one_core = one_core
+        self.step: Figures | None = None  # what the step before took, of which nothing has been sent yet
 
     def figures(self, args, state) -> Figures:
-        """Return what is sent of the last step, which took `self.seconds`."""
-        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-        return {"seconds": self.seconds, "peak_bytes": peak}
+        """Return what is sent of the last step."""
+        assert self.step is not None
+        return self.step
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if self.one_core:  # only now: all workers have loaded their models side by side
+            stay_on(max(os.sched_getaffinity(0)))
 
     def on_step_begin(self, args, state, control, **kwargs):
-        self.connection.send(None if self.seconds is None else self.figures(args, state))
+        self.connection.send(None if self.step is None else self.figures(args, state))
         self.connection.recv()
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
-        self.begun = now()
+        self.begun = now(), time.process_time()
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.seconds = now() - self.begun
+        self.step = {"seconds": now() - self.begun[0], "cpu_seconds": time.process_time() - self.begun[1]}
+        self.step["peak_bytes"] = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
 
     def on_train_end(self, args, state, control, **kwargs):
         self.connection.send(self.figures(args, state))
@@ -69,6 +80,13 @@ def now() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
+
+
+def stay_on(core: int) -> None:
+    """Let all threads of this process, and those that they start, run on one core."""
+    for thread in os.listdir("/proc/self/task"):
+        with suppress(ProcessLookupError):  # it has ended
+            os.sched_setaffinity(int(thread), {core})
 
 
 @dataclass
@@ -149,7 +167,8 @@ def _start(commands: dict[str, list[str]], folder: Path, stack: ExitStack) -> di
         stack.enter_context(closing(ours))
         log = folder / f"{name.replace(' ', '_')}.log"
         with closing(theirs):  # an end that only the worker holds is closed when it dies
-            process = launch([*command, "--relay", str(theirs.fileno())], log, port, [theirs.fileno()])
+            words = [*command, "--relay", str(theirs.fileno())]
+            process = launch(words, log, port, [theirs.fileno()], KEEP_MEMORY)
         stack.callback(kill, process)
         workers[name] = Worker(name, process, ours, log)
     return workers

@@ -6,9 +6,10 @@
 An update is a forward and backward pass and the optimizer's step, in bfloat16 on a GPU. Completions are random tokens
 of one length and are never sampled: one batch is used for all updates. Rewards go by a completion's place in its group.
 
-Every trainer is in a process of its own, with a model of its own. They take turns, an update each, in an order that
-rotates. Each update is divided by GRPO's of the same round; reported are the median of these ratios, its 95% bootstrap
-interval over rounds, and the quartiles. A second GRPO shows what the measurement cannot tell apart.
+Every trainer is in a process of its own, with a model of its own, and all train on the same core of the CPU. They take
+turns, an update each, in an order that rotates. Each update is divided by GRPO's of the same round; reported are the
+median of these ratios, its 95% bootstrap interval over rounds, and the quartiles. A second GRPO shows what the
+measurement cannot tell apart.
 """
 
 import argparse
@@ -37,7 +38,7 @@ PROMPT = 32  # tokens of a prompt
 
 
 def train(
-    method: str, model_name: str, completions: int, length: int, updates: int, checkpointing: bool, descriptor: int
+    method: str, model_name: str, completions: int, length: int, updates: int, checkpointing: bool, turns: Turns
 ) -> None:
     """Train for so many updates on one batch, each when it is this process's turn."""
     prepare()
@@ -68,7 +69,7 @@ def train(
             ),
             train_dataset=make_dataset(completions),
             processing_class=AutoTokenizer.from_pretrained(BASE_MODEL),
-            callbacks=[Turns(descriptor)],
+            callbacks=[turns],
             rollout_func=rollout,
         )
         trainer.train()
@@ -76,12 +77,12 @@ def train(
 
 def compare(
     model: str, completions: int, length: int, rounds: int, warmup: int, checkpointing: bool,
-    seconds: float | None = None,
+    seconds: float | None = None, any_core: bool = False,
 ) -> dict:  # fmt: skip
     """Time the updates of all methods in turns, and return what is to be stored."""
     options = {"model": model, "completions": completions, "length": length, "rounds": rounds, "warmup": warmup}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    words += ["--gradient_checkpointing"] * checkpointing
+    words += ["--gradient_checkpointing"] * checkpointing + ["--any_core"] * any_core
     commands = {
         name: [sys.executable, "-m", "benchmarks.cost.update_step", *words, "--worker", method]
         for name, method in COMPARED.items()
@@ -109,12 +110,15 @@ def compare(
 
 def row(name: str, steps: list[dict], baseline: list[dict]) -> dict:
     """Return what is reported of the updates of one trainer, beside GRPO's of the same rounds."""
-    updates, references = ([{"update": step["seconds"]} for step in made] for made in (steps, baseline))
+    updates, references = (
+        [{"update": step["seconds"], "cpu": step["cpu_seconds"]} for step in made] for made in (steps, baseline)
+    )
     ratios = [step["seconds"] / other["seconds"] for step, other in zip(steps, baseline, strict=True)]
     return {
         "method": name,
         **ratio_columns("update", updates, references),
         "update_interval": median_interval(ratios),
+        **ratio_columns("cpu", updates, references),
         "peak_gib": round(max(step["peak_bytes"] for step in steps) / 2**30, 3),
         "seconds_by_round": [round(step["seconds"], 5) for step in steps],
     }
@@ -129,6 +133,7 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=3, help="updates before those that count")
     parser.add_argument("--gradient_checkpointing", action="store_true")
     parser.add_argument("--seconds", type=float, help="time in all, after which no further round begins")
+    parser.add_argument("--any_core", action="store_true", help="let the trainers run on all cores of the CPU")
     parser.add_argument("--output", type=Path, help="JSON file to write; prints only without it")
     parser.add_argument("--worker", choices=METHODS, help=argparse.SUPPRESS)
     parser.add_argument("--relay", type=int, help=argparse.SUPPRESS)
@@ -136,11 +141,17 @@ def main() -> None:
     sizes = (arguments.model, arguments.completions, arguments.length)
     if arguments.worker:
         updates = arguments.rounds + arguments.warmup
-        train(arguments.worker, *sizes, updates, arguments.gradient_checkpointing, arguments.relay)
+        turns = Turns(arguments.relay, one_core=not arguments.any_core)
+        train(arguments.worker, *sizes, updates, arguments.gradient_checkpointing, turns)
         return
     interrupt_on_signals()
     result = {"command": own_command("benchmarks.cost.update_step")} | compare(
-        *sizes, arguments.rounds, arguments.warmup, arguments.gradient_checkpointing, arguments.seconds
+        *sizes,
+        arguments.rounds,
+        arguments.warmup,
+        arguments.gradient_checkpointing,
+        arguments.seconds,
+        arguments.any_core,
     )
     for made in result["rows"]:
         print(json.dumps({name: value for name, value in made.items() if name != "seconds_by_round"}))
