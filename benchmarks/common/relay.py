@@ -37,7 +37,7 @@ class Turns(TrainerCallback):
     """Wait at the beginning of a step until it is this trainer's turn, and measure the step from there to its end.
 
     A step's figures are sent when the next one begins, or training ends: what is logged in between is over then, and
-    this process is idle when another one goes on.
+    this process is idle when another one goes on. After training it waits to be ended.
 
     Args:
         descriptor: of the connection to `relay`, which gives it to the worker's command as `--relay`.
@@ -73,6 +73,8 @@ class Turns(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         self.connection.send(self.figures(args, state))
+        with suppress(EOFError):  # what comes after training would disturb the last turns of the others
+            self.connection.recv()
 
 
 def now() -> float:

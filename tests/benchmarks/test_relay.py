@@ -138,7 +138,9 @@ def test_a_trainer_waits_and_reports_after_its_log():
         turns.on_step_end(None, state, None)
         assert not ours.poll()
         time.sleep(0.2)  # a log, which does not count
+    ours.send(None)
     turns.on_train_end(None, state, None)
+    assert not theirs.poll()  # it has waited
     first, *others = [*sent, ours.recv()]
     assert first is None
     assert all(0.05 <= figures["seconds"] < 0.2 for figures in others)
