@@ -63,7 +63,7 @@ test-distributed: $(DISTRIBUTED)/.installed  ## every trainer under DDP, ZeRO-3 
 
 test-triton: $(TRITON)/triton  ## the GPU kernels of the traces: compiled for several GPUs, and interpreted on a CPU
 	PYTHONPATH=$(TRITON) $(BIN)/python -m scripts.compile_kernels
-	PYTHONPATH=$(TRITON) TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/traces/test_fused.py
+	PYTHONPATH=$(TRITON) TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/traces/test_fused.py tests/traces/test_fused_credit.py
 
 test-drift: $(VENV)/.installed  ## which exact limits hold under the newest releases of TRL and transformers, and the minor versions before
 	$(BIN)/python scripts/drift.py

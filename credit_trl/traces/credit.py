@@ -10,8 +10,9 @@ import math
 
 import torch
 
-from .kernels import check_arguments, trace_of_counted
-from .trust_region import token_trust_region
+from .kernels import check_arguments, runs_fused, trace_of_counted
+from .metrics import trace_totals
+from .trust_region import log_bounds, token_trust_region
 
 # An unnormalized trace can add up to more than exp() holds, and inf * 0 in a clipped branch would be NaN for every row.
 # exp(20) is beyond any clip, and TRL bounds the log ratios of its VESPO loss by the same number.
@@ -90,6 +91,41 @@ def traced_log_ratio(
         own_BT = torch.where(eligible_BT & mask_BT, factors_BT, 0)
         z_BT = z_BT + (own_BT - own_BT.detach())  # zero in value, so that z is the same to the bit
     return z_BT.clamp(max=cap), logged
+
+
+def traced_old_logps(
+    logps: torch.Tensor, old_logps: torch.Tensor, mask: torch.Tensor, advantages: torch.Tensor, **options
+) -> tuple[torch.Tensor, tuple[tuple[str, ...], torch.Tensor]]:
+    """Return the old log-probabilities that hand a loss the traced log ratios, and the sums that are logged of these.
+
+    Arguments and errors are those of `traced_log_ratio`, which says what is computed. On an NVIDIA GPU with Triton it
+    is one kernel each way, for gradients to all tokens of a trace (`fused_credit.py`). Returns what
+    `old_logps_under_trace` and `trace_totals` return.
+    """
+    fusible = options["kernel"] in ("recent", "both") and options.get("gradient", "all") == "all"
+    if fusible and runs_fused(logps) and logps.dtype == old_logps.dtype == torch.float32:
+        return _fused(logps, old_logps, mask, advantages, **options)
+    z, logged = traced_log_ratio(logps, old_logps, mask, advantages, **options)
+    return old_logps_under_trace(logps, old_logps, z), trace_totals(mask, z=z, **logged)
+
+
+def _fused(
+    logps, old_logps, mask, advantages, *, decay, kernel, normalize, trust_region, epsilon_low, epsilon_high,
+    eligible=None, gradient="all", cap=MAX_TRACED_LOG_RATIO,
+):  # fmt: skip
+    from .fused_credit import fused_old_logps  # here, since it imports Triton
+
+    check_arguments(mask, decay, kernel, logps=logps, old_logps=old_logps, eligible=eligible)
+    bounds = -math.inf, math.inf
+    if trust_region == "token":
+        bounds = log_bounds(epsilon_low, epsilon_high)
+    elif trust_region == "weight":
+        bounds = -math.inf, math.log(epsilon_high)
+    mask = mask.bool()
+    return fused_old_logps(
+        logps, old_logps, mask, mask if eligible is None else eligible.bool(), advantages,
+        decay=decay, both=kernel == "both", normalize=normalize, trust_region=trust_region, bounds=bounds, cap=cap,
+    )  # fmt: skip
 
 
 def old_logps_under_trace(logps: torch.Tensor, old_logps: torch.Tensor, z: torch.Tensor) -> torch.Tensor:

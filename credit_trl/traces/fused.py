@@ -23,15 +23,9 @@ LAUNCH = dict(num_warps=4, num_stages=1)  # one stage: no load may move ahead of
 def fused_trace(
     x_BT: torch.Tensor, mask_BT: torch.Tensor, counted_BT: torch.Tensor, decay: float, both: bool, normalize: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the trace and the sums of its weights, as `kernels.trace_of_counted` does for the same arguments.
+    """Return the trace and the sums of its weights, as `kernels.trace_of_counted` does for these arguments.
 
-    Args:
-        x_BT: (B, T) float32 or float64, finite where `counted_BT` is True. Differentiable, any number of times.
-        mask_BT: (B, T) booleans, the loss tokens.
-        counted_BT: (B, T) booleans, the tokens whose value enters the trace if they are loss tokens.
-        decay: in [0, 1].
-        both: the weight of token k at token t is `max(decay^(t-k), decay^(k-1))`, else `decay^(t-k)`, for 1 <= k <= t.
-        normalize: divide by the sums of the weights.
+    `both`: the kernel is `both`, else `recent`. Differentiable in `x_BT`, any number of times.
     """
     column_BT = torch.empty(x_BT.shape, dtype=torch.int32, device=x_BT.device)
     weight_BT = torch.empty(x_BT.shape, dtype=x_BT.dtype, device=x_BT.device)
@@ -42,17 +36,16 @@ def fused_trace(
 class FusedTrace(torch.autograd.Function):
     """Multiply values by the weights w(t, k) of their row, or by the transpose: each is the gradient of the other.
 
-    `FusedTrace.apply` takes
+    `FusedTrace.apply` returns (B, T), and takes
 
     - x: (B, T). Differentiable, any number of times.
     - column: (B, T) int32: n at its row's n-th loss token if its value counts, -n if it does not, 0 elsewhere.
     - weight: (B, T), the sums of weights.
     - marks: the loss tokens and those that count, from which this call fills `column` and `weight`. None where an
       earlier call has filled them.
-    - decay, both, normalize: as for `fused_trace`.
+    - decay, normalize: as for `kernels.eligibility_trace`.
+    - both: the weight of token k at token t is `max(decay^(t-k), decay^(k-1))`, else `decay^(t-k)`, for 1 <= k <= t.
     - transposed: w(k, t) in place of w(t, k).
-
-    and returns (B, T).
     """
 
     @staticmethod
@@ -69,10 +62,10 @@ class FusedTrace(torch.autograd.Function):
         options = constants(decay, x_BT.dtype) | dict(NORMALIZE=normalize) | LAUNCH
         with torch.cuda.device_of(x_BT):
             if transposed:
-                _walk_back[(B,)](*tensors, packed, z_BT, T, **options)
+                _walk_back[(B,)](*tensors, None, packed, z_BT, T, **options)
             else:
-                bytes_BT = (mark.contiguous().view(torch.uint8) for mark in marks or ())
-                _walk[(B,)](*tensors, *(bytes_BT if marks else (None, None)), packed, z_BT, T, SUMS=sums, **options)
+                marks = map(as_bytes, marks or (None, None))
+                _walk[(B,)](*tensors, *marks, packed, z_BT, T, SUMS=sums, **options)
         return z_BT
 
     @staticmethod
@@ -80,6 +73,11 @@ class FusedTrace(torch.autograd.Function):
         if gradient_BT is not None:
             gradient_BT = FusedTrace.apply(gradient_BT, *ctx.saved_tensors, *ctx.gradient_options)
         return gradient_BT, *[None] * 7
+
+
+def as_bytes(mark: torch.Tensor | None) -> torch.Tensor | None:
+    """Return booleans as a program can read them: contiguous bytes, which share their memory."""
+    return None if mark is None else mark.contiguous().view(torch.uint8)
 
 
 def constants(decay: float, dtype: torch.dtype) -> dict[str, Any]:
@@ -98,20 +96,11 @@ def _walk(
     SUMS: tl.constexpr, NORMALIZE: tl.constexpr, DECAY: tl.constexpr, LOG_DECAY: tl.constexpr, TINY: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Write the traces of a row. `packed` has SUMS rows of T + 1 numbers, the n-th for the n-th loss token.
-
-    With R the recent trace of x, and E the prefix sum of decay^(k-1) x[k], `both` is
-
-        z[n] = R[n] + E[n // 2] - decay^(n - n // 2) R[n // 2]
-
-    so R and E are written where other threads of the program find them. Padding has a decay of 1 and a value of 0.
-    """
+    """Write the traces of a row. `packed` has SUMS rows of T + 1 numbers, the n-th for the n-th loss token."""
     row = tl.program_id(0).to(tl.int64)
     place = tl.arange(0, BLOCK)
-    recent_before = tl.full([], 0, tl.float64)
-    earliest_before = tl.full([], 0, tl.float64)
-    recent_weight_before = tl.full([], 0, tl.float64)
-    earliest_weight_before = tl.full([], 0, tl.float64)
+    zero = tl.full([], 0, tl.float64)
+    recent, earliest, recent_weight, earliest_weight = zero, zero, zero, zero  # at the end of the block before
     clock = tl.full([], 0, tl.int32)
     for start in range(0, T, BLOCK):
         inside = start + place < T
@@ -127,22 +116,14 @@ def _walk(
             tl.store(column + token, signed_n, inside)
         n = tl.abs(signed_n)
         value = tl.where(signed_n > 0, value, 0)
-        decay = tl.where(n > 0, tl.full([BLOCK], DECAY, tl.float64), 1)
-        trace = _decaying_sum(decay, value, recent_before, place)
-        recent_before = _last(trace, place, BLOCK)
-        if SUMS:
-            sums = packed + row * SUMS * (T + 1)
-            earliest = earliest_before + tl.cumsum(value * _power(n - 1, DECAY, LOG_DECAY), 0)
-            earliest_before = _last(earliest, place, BLOCK)
-            trace = _add_earliest(trace, earliest, n, sums, T, DECAY, LOG_DECAY)
+        sums = packed + row * SUMS * (T + 1) if SUMS else packed
+        trace, recent, earliest = _traces(value, n, place, sums, T, recent, earliest, SUMS, DECAY, LOG_DECAY, BLOCK)
         if mask is not None:
             one = (signed_n > 0).to(tl.float64)
-            total = _decaying_sum(decay, one, recent_weight_before, place)
-            recent_weight_before = _last(total, place, BLOCK)
-            if SUMS:
-                earliest = earliest_weight_before + tl.cumsum(one * _power(n - 1, DECAY, LOG_DECAY), 0)
-                earliest_weight_before = _last(earliest, place, BLOCK)
-                total = _add_earliest(total, earliest, n, sums + 2 * (T + 1), T, DECAY, LOG_DECAY)
+            sums = sums + 2 * (T + 1) if SUMS else sums
+            total, recent_weight, earliest_weight = _traces(
+                one, n, place, sums, T, recent_weight, earliest_weight, SUMS, DECAY, LOG_DECAY, BLOCK
+            )
             total = tl.where(n > 0, total, 0)
             tl.store(weight + token, total, inside)
         elif NORMALIZE:
@@ -154,19 +135,16 @@ def _walk(
 
 @triton.jit(do_not_specialize=["T"])
 def _walk_back(
-    x, column, weight, packed, z, T,
+    x, column, weight, flags, packed, z, T,
     NORMALIZE: tl.constexpr, DECAY: tl.constexpr, LOG_DECAY: tl.constexpr, TINY: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Write the transposed traces of a row, from its last token to its first.
 
-    Transposed, the steps of `_walk` go backward. For `both`, token n adds to three sums:
+    Transposed, the steps of `_traces` go backward. For `both`, token n adds x[n] to R at n and to E at n // 2, and
+    -decay^(n - n // 2) x[n] to R at n // 2. It therefore collects from the tokens 2n and 2n + 1, which the walk has met
+    before. No scan runs backward: the tokens themselves are read in the opposite order.
 
-    - the recent one at n: x[n];
-    - the recent one at n // 2: -decay^(n - n // 2) x[n];
-    - the earliest one at n // 2: x[n].
-
-    Token n therefore collects from the tokens 2n and 2n + 1, which the walk has met before. A scan that runs backward
-    is not used: the tokens themselves are read in the opposite order.
+    With `flags`, those of `fused_credit.py`, x is the gradient of what a loss reads, and z that of log-probabilities.
     """
     row = tl.program_id(0).to(tl.int64)
     place = tl.arange(0, BLOCK)
@@ -179,6 +157,10 @@ def _walk_back(
         signed_n = tl.load(column + token, inside, other=0)
         n = tl.abs(signed_n)
         value = tl.load(x + token, inside, other=0).to(tl.float64)
+        if flags is not None:
+            flag = tl.load(flags + token, inside, other=0)
+            direct = tl.where(flag & 1 != 0, value, 0)
+            value = tl.where(flag & 2 != 0, -direct, 0)
         if NORMALIZE:
             value = _divide(value, tl.load(weight + token, inside, other=0), TINY)
         value = tl.where(n > 0, value, 0)
@@ -198,7 +180,40 @@ def _walk_back(
         recent_before = _last(trace, place, BLOCK)
         if packed is not None:
             trace += _power(n - 1, DECAY, LOG_DECAY) * earliest
-        tl.store(z + token, tl.where(signed_n > 0, trace, 0), inside)
+        trace = tl.where(signed_n > 0, trace, 0)
+        if flags is not None:
+            trace = direct + tl.where(flag & 4 != 0, trace, 0)
+        tl.store(z + token, trace, inside)
+
+
+@triton.jit
+def _traces(
+    value, n, place, sums, T, recent_before, earliest_before,
+    SUMS: tl.constexpr, DECAY: tl.constexpr, LOG_DECAY: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Return the traces of a block of tokens, and R and E at its end, of which the block before had the others.
+
+    With R the recent trace of x, and E the prefix sum of decay^(k-1) x[k], `both` is
+
+        z[n] = R[n] + E[n // 2] - decay^(n - n // 2) R[n // 2]
+
+    so R and E are written to `sums`, where other threads of the program find them. Padding has a decay of 1 and a value
+    of 0.
+    """
+    decay = tl.where(n > 0, tl.full([BLOCK], DECAY, tl.float64), 1)
+    trace = _decaying_sum(decay, value, recent_before, place)
+    recent_before = _last(trace, place, BLOCK)
+    if SUMS:
+        earliest = earliest_before + tl.cumsum(value * _power(n - 1, DECAY, LOG_DECAY), 0)
+        earliest_before = _last(earliest, place, BLOCK)
+        tl.store(sums + n, trace, n > 0)
+        tl.store(sums + T + 1 + n, earliest, n > 0)
+        tl.debug_barrier()
+        half = n // 2
+        recent_half = tl.load(sums + half, half > 0, other=0)
+        earliest_half = tl.load(sums + T + 1 + half, half > 0, other=0)
+        trace = trace + earliest_half - _power(n - half, DECAY, LOG_DECAY) * recent_half
+    return trace, recent_before, earliest_before
 
 
 @triton.jit
@@ -227,20 +242,6 @@ def _power(exponent, DECAY: tl.constexpr, LOG_DECAY: tl.constexpr):
         return (exponent == 0).to(tl.float64)
     else:
         return tl.exp(exponent.to(tl.float64) * tl.full([], LOG_DECAY, tl.float64))
-
-
-@triton.jit
-def _add_earliest(
-    recent, earliest, n, sums, T, DECAY: tl.constexpr, LOG_DECAY: tl.constexpr
-):  # fmt: skip
-    """Return the trace `both` of the tokens n from their two sums, which are written to `sums` and read at n // 2."""
-    tl.store(sums + n, recent, n > 0)
-    tl.store(sums + T + 1 + n, earliest, n > 0)
-    tl.debug_barrier()
-    half = n // 2
-    recent_half = tl.load(sums + half, half > 0, other=0)
-    earliest_half = tl.load(sums + T + 1 + half, half > 0, other=0)
-    return recent + earliest_half - _power(n - half, DECAY, LOG_DECAY) * recent_half
 
 
 @triton.jit

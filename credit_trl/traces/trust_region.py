@@ -32,10 +32,7 @@ def token_trust_region(
     Raises:
         ValueError: an epsilon out of its range, or shapes that do not match.
     """
-    if not epsilon_low >= 0:
-        raise ValueError(f"epsilon_low must be at least 0, got {epsilon_low}")
-    if not epsilon_high >= 0:
-        raise ValueError(f"epsilon_high must be at least 0, got {epsilon_high}")
+    lowest, highest = log_bounds(epsilon_low, epsilon_high)
     if advantages.dim() == 1:
         advantages = advantages.unsqueeze(1)
     if log_ratio.dim() != 2 or advantages.shape not in [(len(log_ratio), 1), log_ratio.shape]:
@@ -43,7 +40,15 @@ def token_trust_region(
             f"advantages must be (B,) or (B, T) for log_ratio (B, T), got {tuple(advantages.shape)} and "
             f"{tuple(log_ratio.shape)}"
         )
-    lowest = math.log1p(-epsilon_low) if epsilon_low < 1 else -math.inf
-    upper = log_ratio.new_full(advantages.shape, math.inf).masked_fill_(advantages > 0, math.log1p(epsilon_high))
+    upper = log_ratio.new_full(advantages.shape, math.inf).masked_fill_(advantages > 0, highest)
     lower = log_ratio.new_full(advantages.shape, -math.inf).masked_fill_(advantages < 0, lowest)
     return log_ratio.clamp(lower, upper)
+
+
+def log_bounds(epsilon_low: float, epsilon_high: float) -> tuple[float, float]:
+    """Return the lowest and the highest log ratio of a token under `token_trust_region`, which lists the errors."""
+    if not epsilon_low >= 0:
+        raise ValueError(f"epsilon_low must be at least 0, got {epsilon_low}")
+    if not epsilon_high >= 0:
+        raise ValueError(f"epsilon_high must be at least 0, got {epsilon_high}")
+    return math.log1p(-epsilon_low) if epsilon_low < 1 else -math.inf, math.log1p(epsilon_high)

@@ -10,7 +10,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
 
 from credit_trl import GRPOLambdaConfig, GRPOLambdaTrainer, STraceConfig, STraceTrainer, TraceConfig, TraceTrainer
-from credit_trl.traces import trainer as trainer_module
+from credit_trl.traces import credit as credit_module
 from credit_trl.traces.kernels import trace_weights
 from tests.helpers.comparing import largest_difference, same_log, same_weights
 from tests.helpers.training import digit_reward
@@ -20,7 +20,7 @@ from tests.helpers.training import digit_reward
 def traced(monkeypatch) -> list[SimpleNamespace]:
     """What every loss of a run gave to `traced_log_ratio` and got from it, without gradients."""
     steps = []
-    original = trainer_module.traced_log_ratio
+    original = credit_module.traced_log_ratio
 
     def spy(logps, old_logps, mask, advantages, **options):
         z, counted = original(logps, old_logps, mask, advantages, **options)
@@ -28,7 +28,7 @@ def traced(monkeypatch) -> list[SimpleNamespace]:
         steps.append(SimpleNamespace(**step))
         return z, counted
 
-    monkeypatch.setattr(trainer_module, "traced_log_ratio", spy)
+    monkeypatch.setattr(credit_module, "traced_log_ratio", spy)
     return steps
 
 
