@@ -8,7 +8,6 @@
   is given.
 - kernels: `benchmarks.cost.trace_kernels`, normalized, 16 completions.
 - limits: GRPO-lambda at lambda 0 beside GRPO, on the testbed's model: weights and logged figures.
-- steps: `benchmarks.cost.update_step`.
 
 A part that fails is stored as its error, and the others go on.
 """
@@ -28,7 +27,6 @@ from benchmarks.common.measuring import QUIET, prepare, processor
 from benchmarks.common.methods import METHODS, Method
 from benchmarks.common.stored import own_command
 from benchmarks.cost.trace_kernels import launches, measure, print_table
-from benchmarks.cost.update_step import compare
 from credit_trl import GRPOLambdaConfig, GRPOLambdaTrainer
 from credit_trl.testbed import BASE_MODEL, answer_reward, make_dataset
 from credit_trl.traces.kernels import HAS_TRITON, KERNELS, eligibility_trace
@@ -191,7 +189,7 @@ def limits(steps: int) -> list[dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts_here = ["checks", "kernels", "limits", "steps"]
+    parts_here = ["checks", "kernels", "limits"]
     parser.add_argument("--parts", nargs="+", choices=parts_here, default=parts_here, metavar="PART")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--rehearse", action="store_true", help="tiny sizes, for a CPU")
@@ -205,9 +203,6 @@ def main() -> None:
             2 if tiny else 16, [64, 128] if tiny else [256, 512, 1024, 2048, 4096, 8192, 16384], turns
         ),
         "limits": lambda: limits(2 if tiny else 4),
-        "steps": lambda: (
-            compare("tiny", 8, 32, turns, 1, False) if tiny else compare("smollm2-135m", 64, 128, 80, 3, False)
-        ),
     }
     result = {
         "command": own_command("benchmarks.cost.on_gpu"),

@@ -52,10 +52,9 @@ class FusedTrace(torch.autograd.Function):
     def forward(ctx, x_BT, column_BT, weight_BT, marks, decay, both, normalize, transposed):
         ctx.save_for_backward(column_BT, weight_BT)
         ctx.gradient_options = None, decay, both, normalize, not transposed
-        ctx.set_materialize_grads(False)
         B, T = x_BT.shape
-        x_BT, z_BT = x_BT.contiguous(), torch.empty_like(x_BT, memory_format=torch.contiguous_format)
-        tensors = x_BT, column_BT, weight_BT
+        z_BT = torch.empty_like(x_BT, memory_format=torch.contiguous_format)
+        tensors = x_BT.contiguous(), column_BT, weight_BT
         # Between the walk's steps, `both` writes sums where other threads find them: of values, and of weights.
         sums = (1 if transposed else 4 if marks else 2) if both else 0
         packed = torch.empty(B, sums, T + 1, dtype=torch.float64, device=x_BT.device) if both else None
@@ -70,9 +69,7 @@ class FusedTrace(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient_BT):
-        if gradient_BT is not None:
-            gradient_BT = FusedTrace.apply(gradient_BT, *ctx.saved_tensors, *ctx.gradient_options)
-        return gradient_BT, *[None] * 7
+        return FusedTrace.apply(gradient_BT, *ctx.saved_tensors, *ctx.gradient_options), *[None] * 7
 
 
 def as_bytes(mark: torch.Tensor | None) -> torch.Tensor | None:

@@ -21,14 +21,12 @@ def steps(*seconds: float, **figures: float) -> list[dict]:
     return [{"seconds": value, "cpu_seconds": value / 2, "peak_bytes": 2**30, **figures} for value in seconds]
 
 
-def test_an_update_is_divided_by_grpos_of_the_same_round():
-    grpo = steps(1.0, 2.0, 4.0, 8.0, 100.0)
-    made = update_step.row("p_trace", steps(1.5, 3.0, 6.0, 8.0, 100.0), grpo)
-    assert (made["update_seconds"], made["update_ratio"], made["update_quartiles"]) == (6.0, 1.5, [1.0, 1.5])
-    assert made["update_interval"] == [1.0, 1.5]
-    assert (made["cpu_seconds"], made["cpu_ratio"]) == (3.0, 1.5)
-    assert made["peak_gib"] == 1.0 and made["seconds_by_round"][-1] == 100.0
-    assert update_step.row("grpo", grpo, grpo)["update_interval"] == [1.0, 1.0]
+def test_an_update_is_divided_by_grpos_of_the_same_round_and_start():
+    grpo = [steps(1.0, 2.0, 4.0), steps(3.0, 2.0, 4.0), steps(10.0, 10.0), steps(30.0, 30.0)]
+    of_grpo, made = update_step.rows({"grpo": grpo, "p_trace": [steps(3.0, 3.0, 8.0), steps(20.0, 22.0)]}, 2)
+    assert made["process_ratios"] == [1.5, 1.05] and made["update_ratio"] == 1.275
+    assert (made["update_seconds"], made["peak_gib"]) == (8.0, 1.0) and made["seconds_by_round"][1] == [20.0, 22.0]
+    assert of_grpo["process_ratios"] == [1.0, 1.0, 0.5, 1.5] and of_grpo["update_ratio"] == 1.0
 
 
 def test_a_step_with_resets_is_beside_grpos_of_the_same_round():
@@ -76,9 +74,11 @@ def command(module: str, *options: str, output: Path) -> dict:
 @pytest.mark.thorough
 def test_updates_take_turns(tmp_path):
     options = ("--model", "tiny", "--completions", "8", "--length", "16", "--rounds", "2", "--warmup", "1")
+    options += ("--baselines", "1", "--starts", "2")
     found = command("update_step", *options, output=tmp_path / "updates.json")
     assert [row["method"] for row in found["rows"]] == list(update_step.COMPARED)
-    assert found["rounds"] == 2 and all(len(row["seconds_by_round"]) == 2 for row in found["rows"])
+    assert found["starts"] == 2
+    assert all([len(of_one) for of_one in row["seconds_by_round"]] == [2, 2] for row in found["rows"])
 
 
 @pytest.mark.thorough
