@@ -1,6 +1,6 @@
 """Check and measure on a GPU everything about the traces that needs one, in a run of a few minutes.
 
-    python -m benchmarks.cost.on_gpu --output benchmarks/cost/traces_h200.json                     # one GPU
+    python -m benchmarks.cost.on_gpu --parts checks limits kernels --output benchmarks/cost/fused_h200.json    # one GPU
     python -m benchmarks.cost.on_gpu --rehearse                                                    # tiny, on a CPU
 
 - checks: traces and their gradients beside the same in float64 on the CPU, also under `torch.compile`; that TF32,

@@ -26,18 +26,25 @@ def kernels_cpu() -> str:
 
 
 def kernels_gpu() -> str:
-    """Return time and memory of the trace kernels on one H200, beside a matrix."""
-    rows = {(row["kernel"], row["T"], row["form"]): row for row in stored("cost/traces_h200.json")["kernels"]}
+    """Return time and memory of the trace kernels on one H200, beside PyTorch's operations and a matrix."""
+    rows = {(row["kernel"], row["T"], row["form"]): row for row in stored("cost/fused_h200.json")["kernels"]}
 
     def cell(row: dict) -> str:
-        memory, unit = (row["peak_mib"] / 1024, "GiB") if row["peak_mib"] >= 1024 else (row["peak_mib"], "MiB")
-        return f"{_milliseconds(row['median_ms'])}, {memory:.0f} {unit}"
+        size, unit = (row["peak_mib"] / 1024, "GiB") if row["peak_mib"] >= 1024 else (row["peak_mib"], "MiB")
+        return f"{_milliseconds(row['median_ms'])}, {size:.{int(size < 1)}f} {unit}"
 
     return table(
-        ("tokens", "`recent`: ours", "`recent`: matrix", "`both`: ours", "`both`: matrix"),
+        ("kernel", "tokens", "ours", "the GPU's time in it", "PyTorch's operations", "matrix"),
         [
-            (f"{tokens:,}", *(cell(rows[kernel, tokens, form]) for kernel in ("recent", "both") for form in FORMS[:2]))
-            for tokens in (1024, 2048, 4096, 16384)
+            (
+                kernel,
+                f"{tokens:,}",
+                cell(rows[kernel, tokens, "ours"]),
+                f"{rows[kernel, tokens, 'ours']['gpu_ms']:.2f} ms",
+                *(cell(rows[kernel, tokens, form]) for form in ("operations", "matrix")),
+            )
+            for kernel in ("recent", "both")
+            for tokens in (256, 512, 1024, 2048, 4096, 8192, 16384)
         ],
     )
 
@@ -117,16 +124,15 @@ def reset_phases() -> str:
 
 
 def resets_vllm() -> str:
-    """Return the time of a step with reset groups and with GRPO on one H200 with vLLM."""
+    """Return time and tokens of a step with reset groups over GRPO's on one H200 with vLLM."""
     rows = []
     for name, method in stored("cost/reset_step_vllm_h200.json")["methods"].items():
-        low, median, high = method["quartiles" if "quartiles" in method else "quartiles_without_the_first"]
-        ratio = f"{method['median_over_grpo']:.2f}"
-        if "quartiles_over_grpo" in method:  # of ratios within a round
-            below, middle, above = method["quartiles_over_grpo"]
-            ratio = interval([middle, below, above], digits=2)
-        rows.append((title(name), interval([median, low, high], digits=2), ratio))
-    return table(("method", "seconds a step", "divided by GRPO's"), rows)
+        seconds, ratio, tokens = (
+            interval([median, low, high], digits=2)
+            for low, median, high in (method["quartiles"], method["quartiles_over_grpo"], method["tokens_over_grpo"])
+        )
+        rows.append((title(name), seconds, *(("1", "1") if name == "grpo" else (ratio, tokens))))
+    return table(("method", "seconds a step", "divided by GRPO's", "generated tokens, divided by GRPO's"), rows)
 
 
 def phases_vllm() -> str:

@@ -457,11 +457,6 @@ def cost() -> list[str]:
     counted = stored("cost/operations.json")
     operations = {(row["kernel"], row["T"]): row["operations"] for row in counted["kernels"]}
     kernels = [operations[kernel, tokens] for tokens in (16384, 128) for kernel in ("recent", "both")]
-    errors = [
-        check[f"{name}_relative_error"]
-        for check in stored("cost/traces_h200.json")["checks"]
-        for name in ("z", "gradient")
-    ]
     update = {row["method"]: row["update_ratio"] for row in stored("cost/traces_h200.json")["steps"]["rows"]}
     earlier = {
         (row["kernel"], row["B"], row["T"]): row["ms"] for row in stored("cost/trace_kernels_lengths_h200.json")["rows"]
@@ -473,13 +468,91 @@ def cost() -> list[str]:
         f"RRPO would still be at {shortest['rrpo']:.2f} and SRPO at {shortest['srpo']:.2f}",
         "takes {} operations (`recent`) or {} (`both`) at 16,384 tokens, and {} or {} at 128".format(*kernels),
         f"on the testbed takes {counted['steps'][0]['operations']} operations",
-        f"were within {math.ceil(1e7 * max(errors))}e-7 of float64",
         f"GRPO-lambda's {update['grpo_lambda recent']:.2f} and {update['grpo_lambda both']:.2f}",
         f"{earlier['recent', 16, 16384]:.2f} ms (`recent`) and {earlier['both', 16, 16384]:.2f} ms (`both`) on such",
         f"SRPO takes {small['wall ratio'][0]:.2f} times GRPO's time and generates "
         f"{small['generated tokens ratio'][0]:.2f} times as many tokens. Localization takes "
         f"{small['localization_tokens']:.0f} more tokens",
     ]
+
+
+def traces_on_gpu() -> list[str]:
+    """Return what `docs/evidence/cost.md` says in sentences of the GPU kernels of the traces."""
+    found = stored("cost/fused_h200.json")
+    for check in found["checks"]:
+        assert check.get("compiled") or all(
+            check[name] is True for name in ("tf32", "autocast", "deterministic", "without_waiting")
+        )
+    for limit in found["limits"]:
+        assert limit["lambda_zero_largest_difference"] == 0 and not limit["figures_that_differ"]
+
+    def within(exponent: int, *kernels: str, compiled: bool = False) -> str:
+        checks = [c for c in found["checks"] if c["kernel"] in kernels and c.get("compiled", False) == compiled]
+        error = max(check[f"{name}_relative_error"] for check in checks for name in ("z", "gradient"))
+        return f"within {math.ceil(10**exponent * error)}e-{exponent}"
+
+    def pair(rows: list[dict], form: str, T: int, figure: str = "median_ms") -> list[str]:
+        of = {row["kernel"]: row[figure] for row in rows if (row["form"], row["T"]) == (form, T)}
+        return [f"{of[kernel]:.{2 if of[kernel] < 10 else 0}f}" for kernel in ("recent", "both")]
+
+    rows = found["kernels"]
+    medians = {(row["form"], row["kernel"], row["T"]): row["median_ms"] for row in rows}
+    for (form, kernel, tokens), ours in medians.items():
+        if form == "ours" and tokens >= 1024:
+            assert ours < min(1, medians["matrix", kernel, tokens])
+    assert {row["launches"] for row in rows if row["form"] == "ours"} == {5}
+    before = stored("cost/traces_h200.json")["kernels"]
+    return [
+        "Our kernels take {} ms (`recent`) and {} ms (`both`).".format(*pair(rows, "ours", 16384)),
+        "The operations take {} and {} ms, and the matrix takes {} and {} ms.".format(
+            *pair(rows, "operations", 16384), *pair(rows, "matrix", 16384)
+        ),
+        "At 1,024 tokens we take {} and {} ms, and the matrix takes {} and {} ms.".format(
+            *pair(rows, "ours", 1024), *pair(rows, "matrix", 1024)
+        ),
+        "the GPU works for {} ms (`recent`) or {} ms (`both`).".format(*pair(rows, "ours", 16384, "gpu_ms")),
+        "the same operations took {} and {} ms at 16,384 tokens".format(*pair(before, "ours", 16384)),
+        f"gradients were {within(8, 'recent', 'both')} of float64 on the CPU. Under `torch.compile` they were "
+        f"{within(7, 'recent', 'both', compiled=True)}. The kernel `uniform`, which has no GPU kernel of its own, was "
+        f"{within(7, 'uniform')}.",
+    ]
+
+
+def resets_on_gpu() -> list[str]:
+    """Return what `docs/evidence/cost.md` says in sentences of reset groups with vLLM on a GPU."""
+    found = stored("cost/reset_step_vllm_h200.json")
+    grpo, rrpo, srpo = (found["methods"][name] for name in ("grpo", "rrpo", "srpo"))
+    assert rrpo["median_over_grpo"] < 1.2 < srpo["interval_over_grpo"][0]
+    seconds = grpo["step_seconds"]
+    return [
+        f"for {found['rounds']} rounds after {found['warmup_rounds']} of warm-up",
+        "interval of that median is {:.2f} to {:.2f}.".format(*rrpo["interval_over_grpo"]),
+        f"GRPO's was {min(seconds):.2f} to {max(seconds):.2f} seconds.",
+    ]
+
+
+def quickstart() -> dict[str, list[str]]:
+    """Return what two pages say in sentences of the memory of the quickstart."""
+    found = stored("cost/quickstart_memory_h200.json")
+    training = found["training"]
+    peak = max(found["cells"], key=lambda cell: cell["allocated_gib"])
+    completion = training["max_completion_length"]
+    assert training["largest_batch"]["tokens"] == training["possible_tokens"]
+    return {
+        "docs/guides/scale.md": [
+            f"peak of tensors {peak['allocated_gib']:.1f} GiB, of the allocator "
+            f"{max(cell['reserved_gib'] for cell in found['cells']):.1f} GiB, of {found['allowed_gib']:.0f} allowed",
+            f"within the memory of a T4: {training['steps']} of its 120 steps",
+            f"in batches of {training['batch_size']}, with prompts of at most "
+            f"{training['possible_tokens'] - completion} tokens and completions of {completion}.",
+            f"the measured peak of the tensors was {peak['allocated_gib']:.2f} GiB. CUDA's allocator held "
+            f"{peak['reserved_gib']:.2f} GiB for them,",
+        ],
+        "notebooks/01_quickstart.ipynb": [
+            f"({found['allowed_gib']:.0f} GiB allowed on an H200), the peak was {peak['allocated_gib']:.1f} GiB in "
+            f"{training['steps']} training steps.",
+        ],
+    }
 
 
 def position() -> dict[str, list[str]]:
@@ -555,7 +628,8 @@ SENTENCES = {
     ],
     "benchmarks/learning_curves/README.md": predictions(),
     "docs/evidence/reliability.md": reliability(),
-    "docs/evidence/cost.md": cost(),
+    "docs/evidence/cost.md": [*cost(), *traces_on_gpu(), *resets_on_gpu()],
+    **quickstart(),
     "docs/methods/s_trace.md": position()["docs/methods/s_trace.md"],
 }
 CHOSEN = {
