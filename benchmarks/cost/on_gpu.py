@@ -6,6 +6,7 @@
 - checks: traces and their gradients beside the same in float64 on the CPU, also under `torch.compile`; that TF32,
   bfloat16 autocast and deterministic algorithms change no bit; that nothing waits for the GPU; how many kernels the GPU
   is given.
+- credit: what a loss reads under a trace, its gradient and the sums that are logged, in the same way.
 - kernels: `benchmarks.cost.trace_kernels`, normalized, 16 completions.
 - limits: GRPO-lambda at lambda 0 beside GRPO, on the testbed's model: weights and logged figures.
 
@@ -29,6 +30,7 @@ from benchmarks.common.stored import own_command
 from benchmarks.cost.trace_kernels import launches, measure, print_table
 from credit_trl import GRPOLambdaConfig, GRPOLambdaTrainer
 from credit_trl.testbed import BASE_MODEL, answer_reward, make_dataset
+from credit_trl.traces.credit import traced_old_logps
 from credit_trl.traces.kernels import HAS_TRITON, KERNELS, eligibility_trace
 
 ON_GPU = torch.cuda.is_available()
@@ -116,6 +118,31 @@ def compiled(kernel: str) -> dict:
     return {"kernel": kernel, "compiled": True} | errors(result, expected)
 
 
+def credit_check(kernel: str, trust_region: str, B: int, T: int) -> dict:
+    """Compare what a loss reads under a trace, and its gradient, with the same in float64 on the CPU."""
+    generator = torch.Generator().manual_seed(T)
+    logps, moves, gradient = torch.randn(3, B, T, generator=generator)
+    mask, eligible = (torch.rand(B, T, generator=generator) < share for share in (0.9, 0.5))
+    advantages = torch.randn(B, generator=generator)
+    options = dict(decay=0.99, kernel=kernel, normalize=True, trust_region=trust_region)
+    options |= dict(epsilon_low=0.2, epsilon_high=1.3 if trust_region == "weight" else 0.3)
+
+    def run(dtype: torch.dtype, device: str) -> tuple[torch.Tensor, ...]:
+        floats = (tensor.to(device, dtype) for tensor in (logps, logps - 0.2 * moves, advantages, gradient))
+        own, old, of_rows, direction = floats
+        own.requires_grad_()
+        marks = dict(eligible=eligible.to(device))
+        read, (_, totals) = traced_old_logps(own, old, mask.to(device), of_rows, **options, **marks)
+        return read.detach(), torch.autograd.grad(read, own, direction)[0], totals
+
+    found, expected = run(torch.float32, DEVICE), run(torch.float64, "cpu")
+    row: dict = {"kernel": kernel, "trust_region": trust_region, "B": B, "T": T}
+    row |= errors(found[:2], expected[:2])
+    row["totals_relative_error"] = float(f"{((found[2].cpu() - expected[2]) / expected[2]).abs().max():.2g}")
+    row["deterministic"] = all(torch.equal(*pair) for pair in zip(run(torch.float32, DEVICE), found, strict=True))
+    return row | launches(lambda: run(torch.float32, DEVICE))
+
+
 def checks(lengths: list[int]) -> list[dict]:
     rows = [check(kernel, normalize, 4, T, 0.99) for T in lengths for kernel in KERNELS for normalize in (False, True)]
     rows += [
@@ -189,7 +216,7 @@ def limits(steps: int) -> list[dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts_here = ["checks", "kernels", "limits"]
+    parts_here = ["checks", "credit", "kernels", "limits"]
     parser.add_argument("--parts", nargs="+", choices=parts_here, default=parts_here, metavar="PART")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--rehearse", action="store_true", help="tiny sizes, for a CPU")
@@ -199,6 +226,12 @@ def main() -> None:
     tiny, turns = arguments.rehearse, arguments.turns
     parts: dict[str, Callable] = {
         "checks": lambda: checks([128] if tiny else [128, 2048, 16384]),
+        "credit": lambda: [
+            credit_check(kernel, trust_region, 4, T)
+            for T in ([128] if tiny else [128, 2048, 16384])
+            for kernel in ("recent", "both")
+            for trust_region in ("trace", "token", "weight")
+        ],
         "kernels": lambda: kernels(
             2 if tiny else 16, [64, 128] if tiny else [256, 512, 1024, 2048, 4096, 8192, 16384], turns
         ),
