@@ -1,6 +1,6 @@
 """Check and measure on a GPU everything about the traces that needs one, in a run of a few minutes.
 
-    python -m benchmarks.cost.on_gpu --parts checks limits kernels --output benchmarks/cost/fused_h200.json    # one GPU
+    python -m benchmarks.cost.on_gpu --output benchmarks/cost/fused_h200.json    # one GPU
     python -m benchmarks.cost.on_gpu --rehearse                                                    # tiny, on a CPU
 
 - checks: traces and their gradients beside the same in float64 on the CPU, also under `torch.compile`; that TF32,
@@ -98,11 +98,13 @@ def check(kernel: str, normalize: bool, B: int, T: int, decay: float) -> dict:
     return row | launches(lambda: traced(eligibility_trace, *arguments, **options))
 
 
-def errors(result: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...]) -> dict[str, float]:
-    """Return the largest errors of a trace and its gradient, relative to the largest of each."""
+def errors(
+    result: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...], names: tuple[str, ...] = ("z", "gradient")
+) -> dict[str, float]:
+    """Return the largest errors of each tensor, such as a trace and its gradient, relative to the largest in it."""
     return {
         f"{name}_relative_error": float(f"{(value.cpu().double() - truth).abs().max() / truth.abs().max():.2g}")
-        for name, value, truth in zip(("z", "gradient"), result, expected, strict=True)
+        for name, value, truth in zip(names, result, expected, strict=True)
     }
 
 
@@ -128,17 +130,17 @@ def credit_check(kernel: str, trust_region: str, B: int, T: int) -> dict:
     options |= dict(epsilon_low=0.2, epsilon_high=1.3 if trust_region == "weight" else 0.3)
 
     def run(dtype: torch.dtype, device: str) -> tuple[torch.Tensor, ...]:
-        floats = (tensor.to(device, dtype) for tensor in (logps, logps - 0.2 * moves, advantages, gradient))
-        own, old, of_rows, direction = floats
-        own.requires_grad_()
+        tensors = logps, logps - 0.2 * moves, advantages, gradient
+        own, old, of_rows, direction = (tensor.to(device, dtype, copy=True) for tensor in tensors)
         marks = dict(eligible=eligible.to(device))
-        read, (_, totals) = traced_old_logps(own, old, mask.to(device), of_rows, **options, **marks)
+        read, (_, totals) = traced_old_logps(own.requires_grad_(), old, mask.to(device), of_rows, **options, **marks)
         return read.detach(), torch.autograd.grad(read, own, direction)[0], totals
 
     found, expected = run(torch.float32, DEVICE), run(torch.float64, "cpu")
     row: dict = {"kernel": kernel, "trust_region": trust_region, "B": B, "T": T}
-    row |= errors(found[:2], expected[:2])
-    row["totals_relative_error"] = float(f"{((found[2].cpu() - expected[2]) / expected[2]).abs().max():.2g}")
+    row |= errors(found[:2], expected[:2], ("read", "gradient"))
+    difference = (found[2].cpu() - expected[2]) / expected[2].clamp(min=1)
+    row["totals_relative_error"] = float(f"{difference.abs().max():.2g}")
     row["deterministic"] = all(torch.equal(*pair) for pair in zip(run(torch.float32, DEVICE), found, strict=True))
     return row | launches(lambda: run(torch.float32, DEVICE))
 

@@ -44,7 +44,7 @@ def fused_old_logps(
     Returns:
         (B, T) old log-probabilities, and the names and sums of `metrics.trace_totals`, in its order.
     """
-    names = "tokens", "eligible", "weights", "excess", "excess_squared", "clipped", "non_finite"
+    names: tuple[str, ...] = "tokens", "eligible", "weights", "excess", "excess_squared", "clipped", "non_finite"
     if trust_region == "trace":
         names = tuple(name for name in names if name != "clipped")
     totals_BN = torch.empty(len(logps_BT), len(names), dtype=torch.float64, device=logps_BT.device)
@@ -63,10 +63,10 @@ class FusedCredit(torch.autograd.Function):
         ctx, logps_BT, old_logps_BT, mask_BT, eligible_BT, advantages, totals_BN, decay, both, normalize, options
     ):
         B, T = logps_BT.shape
-        device, like = logps_BT.device, dict(memory_format=torch.contiguous_format)
+        device = logps_BT.device
         column_BT = torch.empty(B, T, dtype=torch.int32, device=device)
         flags_BT = torch.empty(B, T, dtype=torch.uint8, device=device)
-        weight_BT, read_BT = (torch.empty_like(logps_BT, **like) for _ in range(2))
+        weight_BT, read_BT = (torch.empty(B, T, dtype=logps_BT.dtype, device=device) for _ in range(2))
         packed = torch.empty(B, 4, T + 1, dtype=torch.float64, device=device) if both else None
         constant = constants(decay, logps_BT.dtype) | dict(NORMALIZE=normalize)
         advantages = advantages.contiguous()

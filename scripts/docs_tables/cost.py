@@ -65,10 +65,10 @@ def operations() -> str:
 def updates_135m() -> str:
     """Return the time of an update over GRPO's at SmolLM2-135M's size, on one H200."""
     return table(
-        ("method", "time divided by GRPO's"),
+        ("method", "time divided by GRPO's", "of single processes"),
         [
-            (title(row["method"]), interval([row["update_ratio"], *row["update_quartiles"]]))
-            for row in _without_grpo(stored("cost/traces_h200.json")["steps"]["rows"])
+            (title(row["method"]), f"{row['update_ratio']:.3f}", ", ".join(f"{r:.3f}" for r in row["process_ratios"]))
+            for row in stored("cost/update_step_smollm2_135m_h200.json")["rows"]
         ],
     )
 

@@ -4,7 +4,7 @@ import functools
 import json
 import math
 import re
-from statistics import fmean
+from statistics import fmean, stdev
 
 import pytest
 
@@ -457,7 +457,6 @@ def cost() -> list[str]:
     counted = stored("cost/operations.json")
     operations = {(row["kernel"], row["T"]): row["operations"] for row in counted["kernels"]}
     kernels = [operations[kernel, tokens] for tokens in (16384, 128) for kernel in ("recent", "both")]
-    update = {row["method"]: row["update_ratio"] for row in stored("cost/traces_h200.json")["steps"]["rows"]}
     earlier = {
         (row["kernel"], row["B"], row["T"]): row["ms"] for row in stored("cost/trace_kernels_lengths_h200.json")["rows"]
     }
@@ -468,11 +467,27 @@ def cost() -> list[str]:
         f"RRPO would still be at {shortest['rrpo']:.2f} and SRPO at {shortest['srpo']:.2f}",
         "takes {} operations (`recent`) or {} (`both`) at 16,384 tokens, and {} or {} at 128".format(*kernels),
         f"on the testbed takes {counted['steps'][0]['operations']} operations",
-        f"GRPO-lambda's {update['grpo_lambda recent']:.2f} and {update['grpo_lambda both']:.2f}",
+        *updates(),
         f"{earlier['recent', 16, 16384]:.2f} ms (`recent`) and {earlier['both', 16, 16384]:.2f} ms (`both`) on such",
         f"SRPO takes {small['wall ratio'][0]:.2f} times GRPO's time and generates "
         f"{small['generated tokens ratio'][0]:.2f} times as many tokens. Localization takes "
         f"{small['localization_tokens']:.0f} more tokens",
+    ]
+
+
+def updates() -> list[str]:
+    """Return what `docs/evidence/cost.md` says in sentences of updates at SmolLM2-135M's size."""
+    ratios = {row["method"]: row["process_ratios"] for row in stored("cost/update_step_smollm2_135m_h200.json")["rows"]}
+    means = {method: fmean(values) for method, values in ratios.items()}
+    alike = [ratio for method in ("p_trace", "grpo_lambda recent", "grpo_lambda both") for ratio in ratios[method]]
+    mean, half = fmean(alike), 2.306 * stdev(alike) / len(alike) ** 0.5  # Student's t, 8 degrees
+    return [
+        f"P-trace ({means['p_trace']:.3f}), GRPO-lambda `both` ({means['grpo_lambda both']:.3f}) and GRPO-lambda on "
+        f"the advantage ({means['grpo_lambda advantage']:.3f}) are within it. GRPO-lambda `recent` "
+        f"({means['grpo_lambda recent']:.3f}) and S-trace ({means['s_trace']:.3f}) are not.",
+        f"between {min(ratios['grpo']):.3f} and {max(ratios['grpo']):.3f}",
+        f"a mean of {mean:.3f} (95% interval {mean - half:.3f} to {mean + half:.3f})",
+        f"With it, GRPO takes {means['grpo top entropy']:.3f}",
     ]
 
 
@@ -483,6 +498,8 @@ def traces_on_gpu() -> list[str]:
         assert check.get("compiled") or all(
             check[name] is True for name in ("tf32", "autocast", "deterministic", "without_waiting")
         )
+    assert all(check["deterministic"] for check in found["credit"])
+    read = max(check[f"{name}_relative_error"] for check in found["credit"] for name in ("read", "gradient"))
     for limit in found["limits"]:
         assert limit["lambda_zero_largest_difference"] == 0 and not limit["figures_that_differ"]
 
@@ -515,6 +532,7 @@ def traces_on_gpu() -> list[str]:
         f"gradients were {within(8, 'recent', 'both')} of float64 on the CPU. Under `torch.compile` they were "
         f"{within(7, 'recent', 'both', compiled=True)}. The kernel `uniform`, which has no GPU kernel of its own, was "
         f"{within(7, 'uniform')}.",
+        f"These and their gradients were within {math.ceil(1e8 * read)}e-8 too.",
     ]
 
 

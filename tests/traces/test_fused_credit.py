@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton")
 
-from benchmarks.cost.operations import Operations
+from benchmarks.cost.operations import Operations, step_operations
 from credit_trl.traces import credit, fused_credit
 from credit_trl.traces.credit import traced_old_logps
 from tests.traces.test_fused import DEVICE, Recorded, fused  # skips this module too where it cannot run
@@ -161,3 +161,31 @@ def test_errors_are_those_of_the_operations(monkeypatch):
             traced_old_logps(logps, old_logps, mask, advantages, **PLAIN | option)
     with pytest.raises(ValueError, match="old_logps has shape"):
         traced_old_logps(logps, old_logps[:, :1], mask, advantages, **PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("method", "added"), [("p_trace", 4), ("grpo_lambda recent", 5), ("grpo_lambda both", 5), ("s_trace", 30)]
+)
+def test_an_update_gets_few_operations_and_a_launch_each_way(method, added, monkeypatch, tmp_path):
+    """S-trace's are 3, beside P-trace's, and those of TRL's own entropy threshold."""
+    launches: list[str] = []
+
+    class Program:
+        """Write down its launches, and write zeros, which are no operation of PyTorch in this way."""
+
+        def __init__(self, name: str, output: int):
+            self.name, self.output = name, output
+
+        def __getitem__(self, grid):
+            def launch(*arguments, **options):
+                launches.append(self.name)
+                arguments[self.output].numpy()[:] = 0
+
+            return launch
+
+    monkeypatch.setattr(fused_credit, "_walk_loss", Program("_walk_loss", 9))
+    monkeypatch.setattr(fused_credit, "_walk_back", Program("_walk_back", 5))
+    monkeypatch.setattr(credit, "runs_fused", lambda x: True)
+    grpo = step_operations("grpo", str(tmp_path))
+    assert step_operations(method, str(tmp_path)).count - grpo.count == added
+    assert launches == ["_walk_loss", "_walk_back"] * 2  # in both updates
