@@ -24,12 +24,14 @@ VARIANTS = {
     "gradient": (_walk_back, set(), {}),
     "gradient of a loss": (_walk_back, {"flags"}, {}),
     **{
-        f"loss, bounds {bound}": (
+        f"loss, bounds {bound}, advantages of {'tokens' if of_tokens else 'rows'}": (
             _walk_loss,
             {"mask", "eligible", "flags"},
-            dict(BOUND=bound, LOW=-math.inf, HIGH=0.2, CAP=20.0, OF_TOKENS=bound == 1),
+            dict(
+                BOUND=bound, LOW=math.log1p(-0.2) if bound == 1 else -math.inf, HIGH=0.2, CAP=20.0, OF_TOKENS=of_tokens
+            ),
         )
-        for bound in range(3)
+        for bound, of_tokens in ((0, False), (1, False), (1, True), (2, False))
     },
 }
 

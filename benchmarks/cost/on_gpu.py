@@ -1,7 +1,7 @@
 """Check and measure on a GPU everything about the traces that needs one, in a run of a few minutes.
 
     python -m benchmarks.cost.on_gpu --output benchmarks/cost/fused_h200.json    # one GPU
-    python -m benchmarks.cost.on_gpu --rehearse                                                    # tiny, on a CPU
+    python -m benchmarks.cost.on_gpu --rehearse                                     # tiny, on a CPU
 
 - checks: traces and their gradients beside the same in float64 on the CPU, also under `torch.compile`; that TF32,
   bfloat16 autocast and deterministic algorithms change no bit; that nothing waits for the GPU; how many kernels the GPU
@@ -18,6 +18,7 @@ import json
 import tempfile
 import traceback
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -243,6 +244,7 @@ def main() -> None:
         "command": own_command("benchmarks.cost.on_gpu"),
         "device": torch.cuda.get_device_name() if ON_GPU else processor(),
         "torch": torch.__version__,
+        "triton": version("triton") if HAS_TRITON else None,
     }
     for name in arguments.parts:
         try:

@@ -12,7 +12,7 @@ import torch
 
 from .kernels import check_arguments, runs_fused, trace_of_counted
 from .metrics import trace_totals
-from .trust_region import log_bounds, token_trust_region
+from .trust_region import as_columns, log_bounds, token_trust_region
 
 # An unnormalized trace can add up to more than exp() holds, and inf * 0 in a clipped branch would be NaN for every row.
 # exp(20) is beyond any clip, and TRL bounds the log ratios of its VESPO loss by the same number.
@@ -99,11 +99,12 @@ def traced_old_logps(
     """Return the old log-probabilities that hand a loss the traced log ratios, and the sums that are logged of these.
 
     Arguments and errors are those of `traced_log_ratio`, which says what is computed. On an NVIDIA GPU with Triton it
-    is one kernel each way, for gradients to all tokens of a trace (`fused_credit.py`). Returns what
-    `old_logps_under_trace` and `trace_totals` return.
+    is one kernel each way (`fused_credit.py`), which is differentiable once: for gradients to all tokens of a trace and
+    to `logps` alone. Returns what `old_logps_under_trace` and `trace_totals` return.
     """
     fusible = options["kernel"] in ("recent", "both") and options.get("gradient", "all") == "all"
-    if fusible and runs_fused(logps) and logps.dtype == old_logps.dtype == torch.float32:
+    fusible = fusible and logps.dtype == old_logps.dtype == torch.float32 and not old_logps.requires_grad
+    if fusible and runs_fused(logps):
         return _fused(logps, old_logps, mask, advantages, **options)
     z, logged = traced_log_ratio(logps, old_logps, mask, advantages, **options)
     return old_logps_under_trace(logps, old_logps, z), trace_totals(mask, z=z, **logged)
@@ -118,6 +119,7 @@ def _fused(
     check_arguments(mask, decay, kernel, logps=logps, old_logps=old_logps, eligible=eligible)
     bounds = -math.inf, math.inf
     if trust_region == "token":
+        advantages = as_columns(advantages, logps)
         bounds = log_bounds(epsilon_low, epsilon_high)
     elif trust_region == "weight":
         bounds = -math.inf, math.log(epsilon_high)

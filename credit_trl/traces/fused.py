@@ -25,7 +25,7 @@ def fused_trace(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the trace and the sums of its weights, as `kernels.trace_of_counted` does for these arguments.
 
-    `both`: the kernel is `both`, else `recent`. Differentiable in `x_BT`, any number of times.
+    `both` is True for the kernel `both`, and False for `recent`. Differentiable in `x_BT`, any number of times.
     """
     column_BT = torch.empty(x_BT.shape, dtype=torch.int32, device=x_BT.device)
     weight_BT = torch.empty(x_BT.shape, dtype=x_BT.dtype, device=x_BT.device)

@@ -36,8 +36,8 @@ def fused_old_logps(
     Args:
         logps_BT, old_logps_BT: (B, T) float32. The first is differentiable, once.
         mask_BT, eligible_BT: (B, T) booleans.
-        advantages: (B,) or (B, T).
-        both: the kernel is `both`, else `recent`.
+        advantages: (B, 1) or (B, T); of any shape where `trust_region` is not "token", which alone reads them.
+        both: True for the kernel `both`, and False for `recent`.
         decay, normalize, trust_region, cap: as for `credit.traced_log_ratio`.
         bounds: the lowest and the highest log ratio of a token.
 
@@ -124,7 +124,7 @@ def _walk_loss(
         finite = tl.abs(ratio) < float("inf")
         factor = ratio
         if BOUND == 1:
-            advantage = tl.load(advantages + (token if OF_TOKENS else row + 0 * place), inside, other=0)
+            advantage = tl.load(advantages + (token if OF_TOKENS else row + 0 * place), inside, other=0).to(tl.float32)
             factor = tl.where(advantage > 0, tl.minimum(ratio, high), ratio)
             factor = tl.where(advantage < 0, tl.maximum(ratio, low), factor)
         elif BOUND == 2:
@@ -154,7 +154,7 @@ def _walk_loss(
         flag = readable.to(tl.uint8) + 2 * (trace <= cap).to(tl.uint8) + 4 * within.to(tl.uint8)
         tl.store(flags + token, flag, inside)
 
-        excess = tl.where(loss, tl.exp(z.to(tl.float64)) - 1, 0)
+        excess = tl.exp(z.to(tl.float64)) - 1
         tokens += tl.sum(loss.to(tl.float64), 0)
         entered += tl.sum(enters.to(tl.float64), 0)
         weights += tl.sum(total, 0)

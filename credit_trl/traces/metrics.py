@@ -32,7 +32,9 @@ def trace_totals(
     if non_finite is not None:
         values["non_finite"] = non_finite
     # One reduction for all of them: a GPU waits for every single one.
-    return tuple(values), (torch.stack([value.to(weights.dtype) for value in values.values()]) * mask).sum((1, 2))
+    return tuple(values), (torch.stack([value.to(weights.dtype) for value in values.values()]) * mask.bool()).sum(
+        (1, 2)
+    )
 
 
 def trace_metrics(total: dict[str, float]) -> dict[str, float]:

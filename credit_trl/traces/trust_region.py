@@ -33,13 +33,7 @@ def token_trust_region(
         ValueError: an epsilon out of its range, or shapes that do not match.
     """
     lowest, highest = log_bounds(epsilon_low, epsilon_high)
-    if advantages.dim() == 1:
-        advantages = advantages.unsqueeze(1)
-    if log_ratio.dim() != 2 or advantages.shape not in [(len(log_ratio), 1), log_ratio.shape]:
-        raise ValueError(
-            f"advantages must be (B,) or (B, T) for log_ratio (B, T), got {tuple(advantages.shape)} and "
-            f"{tuple(log_ratio.shape)}"
-        )
+    advantages = as_columns(advantages, log_ratio)
     upper = log_ratio.new_full(advantages.shape, math.inf).masked_fill_(advantages > 0, highest)
     lower = log_ratio.new_full(advantages.shape, -math.inf).masked_fill_(advantages < 0, lowest)
     return log_ratio.clamp(lower, upper)
@@ -52,3 +46,17 @@ def log_bounds(epsilon_low: float, epsilon_high: float) -> tuple[float, float]:
     if not epsilon_high >= 0:
         raise ValueError(f"epsilon_high must be at least 0, got {epsilon_high}")
     return math.log1p(-epsilon_low) if epsilon_low < 1 else -math.inf, math.log1p(epsilon_high)
+
+
+def as_columns(advantages: torch.Tensor, log_ratio: torch.Tensor) -> torch.Tensor:
+    """Return advantages of shape (B,) as (B, 1), and those of shape (B, 1) or (B, T) as they are.
+
+    Raises `ValueError` for any other shape, where `log_ratio` is (B, T).
+    """
+    columns = advantages.unsqueeze(1) if advantages.dim() == 1 else advantages
+    if log_ratio.dim() != 2 or columns.shape not in [(len(log_ratio), 1), log_ratio.shape]:
+        raise ValueError(
+            f"advantages must be (B,) or (B, T) for log_ratio (B, T), got {tuple(columns.shape)} and "
+            f"{tuple(log_ratio.shape)}"
+        )
+    return columns

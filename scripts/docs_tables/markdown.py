@@ -14,7 +14,6 @@ TITLES = {
     "gmpo": "GMPO",
     "grpo in fours": "GRPO, groups of 4, loss `grpo`",
     "grpo in two fours": "GRPO, two groups of 4 for each problem, loss `grpo`",
-    "grpo again": "GRPO, a second process",
     "grpo top entropy": "GRPO, top 20% by entropy",
     "grpo unclipped": "GRPO without clipping",
     "grpo epsilon 0.1": "GRPO, `epsilon=0.1`",

@@ -136,7 +136,7 @@ def test_the_mathematics_knows_no_trl(module):
 
 
 def test_the_kernels_run_without_the_package(tmp_path):
-    for name in ("kernels.py", "recurrence.py"):
+    for name in ("kernels.py", "recurrence.py", "fused.py"):
         (tmp_path / "copied").mkdir(exist_ok=True)
         (tmp_path / "copied" / name).write_text((PACKAGE / "traces" / name).read_text())
     code = "import sys, copied.kernels; sys.exit('trl' in sys.modules)"

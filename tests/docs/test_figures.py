@@ -479,8 +479,9 @@ def updates() -> list[str]:
     """Return what `docs/evidence/cost.md` says in sentences of updates at SmolLM2-135M's size."""
     ratios = {row["method"]: row["process_ratios"] for row in stored("cost/update_step_smollm2_135m_h200.json")["rows"]}
     means = {method: fmean(values) for method, values in ratios.items()}
-    alike = [ratio for method in ("p_trace", "grpo_lambda recent", "grpo_lambda both") for ratio in ratios[method]]
-    mean, half = fmean(alike), 2.306 * stdev(alike) / len(alike) ** 0.5  # Student's t, 8 degrees
+    alike = ("p_trace", "grpo_lambda recent", "grpo_lambda both")
+    starts = [fmean(of_start) for of_start in zip(*(ratios[method] for method in alike), strict=True)]
+    mean, half = fmean(starts), 4.303 * stdev(starts) / len(starts) ** 0.5  # Student's t of 2 degrees of freedom
     return [
         f"P-trace ({means['p_trace']:.3f}), GRPO-lambda `both` ({means['grpo_lambda both']:.3f}) and GRPO-lambda on "
         f"the advantage ({means['grpo_lambda advantage']:.3f}) are within it. GRPO-lambda `recent` "

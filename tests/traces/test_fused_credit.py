@@ -73,6 +73,7 @@ def test_equals_the_operations(kernel, normalize, trust_region):
     assert_same(logps, old_logps, mask, advantages, gradient, eligible=eligible, **options)
     of_tokens = torch.where(eligible, advantages[:, None], -1.0)
     assert_same(logps, old_logps, mask, of_tokens, gradient, **options)
+    assert_same(logps, old_logps, 2 * mask.long(), advantages[:, None], gradient, **options)
 
 
 @settings(max_examples=20, deadline=None)
@@ -151,6 +152,9 @@ def test_what_is_not_fused_goes_the_other_way(option, monkeypatch):
     logps, old_logps, mask, _, advantages, _ = random_case(2, 9)
     traced_old_logps(logps, old_logps, mask, advantages, **PLAIN | option)
     traced_old_logps(logps.double(), old_logps.double(), mask, advantages, **PLAIN)
+    old_logps.requires_grad_()
+    read, _ = traced_old_logps(logps, old_logps, mask, advantages, **PLAIN)
+    assert read.requires_grad
 
 
 def test_errors_are_those_of_the_operations(monkeypatch):
@@ -159,6 +163,9 @@ def test_errors_are_those_of_the_operations(monkeypatch):
     for option, message in ((dict(decay=2.0), "decay"), (dict(epsilon_low=-1.0), "epsilon_low")):
         with pytest.raises(ValueError, match=message):
             traced_old_logps(logps, old_logps, mask, advantages, **PLAIN | option)
+    for shape in ((1,), (3,), (2, 8), ()):
+        with pytest.raises(ValueError, match=r"advantages must be \(B,\) or \(B, T\)"):
+            traced_old_logps(logps, old_logps, mask, torch.ones(shape, device=DEVICE), **PLAIN)
     with pytest.raises(ValueError, match="old_logps has shape"):
         traced_old_logps(logps, old_logps[:, :1], mask, advantages, **PLAIN)
 
@@ -167,7 +174,7 @@ def test_errors_are_those_of_the_operations(monkeypatch):
     ("method", "added"), [("p_trace", 4), ("grpo_lambda recent", 5), ("grpo_lambda both", 5), ("s_trace", 30)]
 )
 def test_an_update_gets_few_operations_and_a_launch_each_way(method, added, monkeypatch, tmp_path):
-    """S-trace's are 3, beside P-trace's, and those of TRL's own entropy threshold."""
+    """GRPO-lambda has a floor besides, and S-trace TRL's own entropy threshold."""
     launches: list[str] = []
 
     class Program:
