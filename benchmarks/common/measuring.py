@@ -73,6 +73,13 @@ def compact_json(value: Any) -> str:
     return re.sub(r"\[([^\[\]{}]*)\]", lambda match: "[" + " ".join(match[1].split()) + "]", text) + "\n"
 
 
+def now() -> float:
+    """Return the time when what was given to the GPU is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 class StepClock(TrainerCallback):
     """Measure wall and CPU seconds of every optimizer step, from the request for its batch to its end."""
 

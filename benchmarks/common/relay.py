@@ -20,6 +20,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
+from benchmarks.common.measuring import now
 from benchmarks.common.processes import free_ports, kill, launch
 
 Figures = dict[str, Any]
@@ -75,13 +76,6 @@ class Turns(TrainerCallback):
         self.connection.send(self.figures(args, state))
         with suppress(EOFError):  # what comes after training would disturb the last turns of the others
             self.connection.recv()
-
-
-def now() -> float:
-    """Return the time when what was given to the GPU is done."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def stay_on(core: int) -> None:

@@ -13,13 +13,12 @@ Memory is CUDA's peak of what was allocated, beside what `scripts.memory_plan` s
 import argparse
 import json
 import tempfile
-import time
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen3Config, TrainerCallback, set_seed
 
-from benchmarks.common.measuring import QUIET, in_turns, prepare, processor, ratio_columns
+from benchmarks.common.measuring import QUIET, in_turns, now, prepare, processor, ratio_columns
 from benchmarks.common.methods import METHODS
 from benchmarks.common.stored import own_command
 from credit_trl.testbed import BASE_MODEL, make_dataset
@@ -62,12 +61,6 @@ class PhaseClock(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         self.ended = now()
         self.peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-
-
-def now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def full_step(method: str, model_name: str, length: int, folder: str) -> dict[str, float]:

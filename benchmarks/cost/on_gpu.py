@@ -1,7 +1,7 @@
 """Check and measure on a GPU everything about the traces that needs one, in a run of a few minutes.
 
-    python -m benchmarks.cost.on_gpu --output benchmarks/cost/fused_h200.json    # one GPU
-    python -m benchmarks.cost.on_gpu --rehearse                                     # tiny, on a CPU
+    python -m benchmarks.cost.on_gpu --output benchmarks/cost/fused_h200.json     # one GPU
+    python -m benchmarks.cost.on_gpu --rehearse                                      # tiny, on a CPU
 
 - checks: traces and their gradients beside the same in float64 on the CPU, also under `torch.compile`; that TF32,
   bfloat16 autocast and deterministic algorithms change no bit; that nothing waits for the GPU; how many kernels the GPU
@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from benchmarks.common.measuring import QUIET, prepare, processor
 from benchmarks.common.methods import METHODS, Method
 from benchmarks.common.stored import own_command
-from benchmarks.cost.trace_kernels import launches, measure, print_table
+from benchmarks.cost.trace_kernels import FORMS, launches, measure, print_table, relative_error
 from credit_trl import GRPOLambdaConfig, GRPOLambdaTrainer
 from credit_trl.testbed import BASE_MODEL, answer_reward, make_dataset
 from credit_trl.traces.credit import traced_old_logps
@@ -104,7 +104,7 @@ def errors(
 ) -> dict[str, float]:
     """Return the largest errors of each tensor, such as a trace and its gradient, relative to the largest in it."""
     return {
-        f"{name}_relative_error": float(f"{(value.cpu().double() - truth).abs().max() / truth.abs().max():.2g}")
+        f"{name}_relative_error": relative_error(value, truth)
         for name, value, truth in zip(names, result, expected, strict=True)
     }
 
@@ -155,7 +155,7 @@ def checks(lengths: list[int]) -> list[dict]:
 
 
 def kernels(rows: int, lengths: list[int], turns: int) -> list[dict]:
-    forms, figures = ("ours", *(["operations"] if HAS_TRITON else []), "matrix"), []
+    forms, figures = [form for form in FORMS if form != "loop"], []
     with tqdm(total=len(lengths) * 2 * len(forms) * turns, desc="trace kernels") as progress:
         for T in lengths:
             figures += measure(forms, rows, T, DEVICE, turns, True, progress)

@@ -35,7 +35,7 @@ from credit_trl.traces import kernels
 from credit_trl.traces.kernels import eligibility_trace
 
 DECAY = 0.99
-FORMS = ("ours", "operations", "matrix", "loop")
+FORMS = ("ours", *(["operations"] if kernels.HAS_TRITON else []), "matrix", "loop")
 FIGURES = (
     "median_ms", "min_ms", "max_ms", "forward_ms", "backward_ms", "times_ours", "peak_mib", "relative_error",
     "launches", "gpu_ms",
@@ -223,10 +223,10 @@ def main() -> None:
     parser.add_argument(
         "--forms",
         nargs="+",
-        choices=FORMS,
-        default=[form for form in FORMS if kernels.HAS_TRITON or form != "operations"],
+        choices=TRACES,
+        default=FORMS,
         metavar="FORM",
-        help="beside ours; default: all that run here",
+        help="beside ours; default: all that differ here",
     )
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 4096, 16384], help="T, in tokens")
     parser.add_argument("--turns", type=int, default=7)

@@ -32,9 +32,8 @@ def trace_totals(
     if non_finite is not None:
         values["non_finite"] = non_finite
     # One reduction for all of them: a GPU waits for every single one.
-    return tuple(values), (torch.stack([value.to(weights.dtype) for value in values.values()]) * mask.bool()).sum(
-        (1, 2)
-    )
+    stacked = torch.stack([value.to(weights.dtype) for value in values.values()])
+    return tuple(values), (stacked * mask.bool()).sum((1, 2))
 
 
 def trace_metrics(total: dict[str, float]) -> dict[str, float]:
